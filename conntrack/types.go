@@ -1,0 +1,73 @@
+package conntrack
+
+// Proto is a session's protocol. ICMP stands for echo sessions on both sides:
+// ICMPv6 towards the client, ICMPv4 towards the server.
+type Proto uint8
+
+const (
+	ICMP Proto = 1
+	TCP  Proto = 6
+	UDP  Proto = 17
+)
+
+// Origin says who made a session's mapping.
+type Origin uint8
+
+const (
+	OriginNAT64   Origin = iota // generated here
+	OriginHandoff               // given by a handoff server
+	OriginStatic                // configured
+)
+
+// Addr6 is an IPv6 address as two big-endian words: Hi holds octets 0–7, its
+// most significant byte being octet 0.
+type Addr6 struct{ Hi, Lo uint64 }
+
+// Key64 names a session by what an IPv6 packet of it carries. For ICMP,
+// ClientPort is the echo identifier and ServerPort 0. IPv4 addresses are
+// uint32 with the first octet most significant; ports are plain numbers.
+type Key64 struct {
+	Client     Addr6
+	Server     uint32
+	ClientPort uint16
+	ServerPort uint16
+	Proto      Proto
+	Pool6      uint8 // index of the pool6 prefix that the server was addressed through
+}
+
+// Key46 names a session by what an IPv4 packet of it carries. For ICMP,
+// MappedPort is the mapped identifier and ServerPort 0.
+type Key46 struct {
+	Server     uint32
+	Mapped     uint32
+	ServerPort uint16
+	MappedPort uint16
+	Proto      Proto
+}
+
+// Tick is coarse time: tenths of a second of CLOCK_BOOTTIME (or of a replay's
+// own clock). It lasts 13 years before it wraps.
+type Tick uint32
+
+// TicksPerSecond converts.
+const TicksPerSecond = 10
+
+// TCP flag bits as they stand in the header.
+const (
+	FlagFIN uint8 = 0x01
+	FlagSYN uint8 = 0x02
+	FlagRST uint8 = 0x04
+	FlagACK uint8 = 0x10
+)
+
+// Verdict of an operation that may refuse. Established sessions never get one.
+type Verdict uint8
+
+const (
+	OK             Verdict = iota
+	TableFull              // limits.sessions reached, or the probe bound exceeded
+	PortsUsedUp            // no free port (or identifier) left in pool4
+	NotOwner               // another shard owns the client's mappings: give the packet to Owner
+	NoMapping              // no BIB entry for the mapped port
+	FilteredByAddr         // filtering is address-dependent and the client never talked to this server
+)
