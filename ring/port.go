@@ -49,10 +49,14 @@ type Port interface {
 }
 
 // UMEM is the memory that all frames of a translator lie in. It is off the
-// Go heap.
+// Go heap. Its fields do not change between NewUMEM and Close, so any
+// goroutine may use it; what a frame holds belongs to whoever owns the frame.
 type UMEM struct {
 	Mem       []byte // all frames, one after the other
 	FrameSize int    // octets of one frame, a power of two
+
+	mapping []byte // what NewUMEM mapped and Close unmaps; nil for memory of somebody else's
+	pages   Pages
 }
 
 // Packet returns the octets of d together with all of the frame behind them,
