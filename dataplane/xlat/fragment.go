@@ -1,0 +1,67 @@
+package xlat
+
+import (
+	"encoding/binary"
+
+	"handoff64/dataplane/packet"
+)
+
+// NextFragment6 cuts the next fragment out of a translated IPv6 packet that is
+// larger than it may be (RFC 7915 §4: an IPv4 packet without DF). src is that
+// packet from its header; if it carries a fragment header already, its offset,
+// identification and M flag are kept and id is not used. offset counts the
+// octets of payload sent so far, zero at first. The fragment, at most mtu
+// octets, is written to dst; n is its length and next the offset to go on
+// with, or -1 after the last one:
+//
+//	for off := 0; off >= 0; {
+//		n, off = NextFragment6(frame, src, off, mtu, id)
+//		send frame[:n]
+//	}
+//
+// An mtu or dst with no room for 8 octets of payload gives n = 0 and next = -1.
+func NextFragment6(dst, src []byte, offset, mtu int, id uint32) (n, next int) {
+	const headers = packet.IPv6Len + packet.FragmentLen
+	frag := uint64(src[packet.IPv6NextHeader])<<56 | uint64(id)
+	payload := src[packet.IPv6Len:]
+	if src[packet.IPv6NextHeader] == packet.ProtoFragment {
+		frag = binary.BigEndian.Uint64(payload)
+		payload = payload[packet.FragmentLen:]
+	}
+	room := min(mtu, len(dst)) - headers
+	if room < 8 {
+		return 0, -1
+	}
+	chunk := payload[offset:]
+	next = -1
+	if len(chunk) > room {
+		chunk = chunk[:room&^7] // all but the last end on an 8-octet border (RFC 8200 §4.5)
+		next = offset + len(chunk)
+		frag |= packet.FragmentMore << 32
+	}
+	frag += uint64(offset) << 32
+	copy(dst, src[:packet.IPv6Len])
+	binary.BigEndian.PutUint16(dst[packet.IPv6PayloadLen:], uint16(packet.FragmentLen+len(chunk)))
+	dst[packet.IPv6NextHeader] = packet.ProtoFragment
+	binary.BigEndian.PutUint64(dst[packet.IPv6Len:], frag)
+	copy(dst[headers:], chunk)
+	return headers + len(chunk), next
+}
+
+// Fragments6 is how many fragments NextFragment6 makes of src, 0 if mtu leaves
+// no room for any.
+func Fragments6(src []byte, mtu int) int {
+	n := len(src) - packet.IPv6Len
+	if src[packet.IPv6NextHeader] == packet.ProtoFragment {
+		n -= packet.FragmentLen
+	}
+	room := mtu - packet.IPv6Len - packet.FragmentLen
+	if room < 8 {
+		return 0
+	}
+	if n <= room {
+		return 1
+	}
+	step := room &^ 7 // what all fragments but the last carry
+	return 1 + (n-room+step-1)/step
+}
