@@ -1,0 +1,47 @@
+package config
+
+import "github.com/valyala/fastjson"
+
+// notYet lists the keys whose feature does not exist yet, each with the one
+// JSON value that describes what the translator does today ("" when there is
+// none). Any other value is refused: nothing is accepted and then ignored.
+// Building a feature means deleting its rows here and adding a field to the
+// schema.
+var notYet = []struct{ path, today string }{
+	{"exclusive", `false`},
+	{"kernel_protocols", `[]`},
+	{"local_traffic", `false`},
+	{"tcp_mss_clamp", `"off"`},
+	{"icmp_error_source", `"router"`},
+	{"timeouts.fragment", ""},
+	{"limits.sessions_per_client", `0`},
+	{"limits.ports_per_client", `0`},
+	{"limits.fragments", ""},
+	{"handoff.enabled", `false`},
+	{"handoff.server_port", ""},
+	{"handoff.client_port", ""},
+	{"handoff.key_file", ""},
+	{"handoff.key_rotation", ""},
+	{"handoff.cache_entries", ""},
+	{"handoff.batch_delay", ""},
+	{"handoff.stranger_packets_per_second", ""},
+	{"log.sessions", `false`},
+}
+
+// refuseNotYet reports whether path is a key of the table, having noted a
+// problem unless its value is today's.
+func (p *parser) refuseNotYet(path string, v *fastjson.Value) bool {
+	for _, k := range notYet {
+		if k.path != path {
+			continue
+		}
+		switch {
+		case k.today == "":
+			p.problem(path, "comes with a later version", "leave it out")
+		case string(v.MarshalTo(nil)) != k.today:
+			p.problem(path, describe(v)+" comes with a later version", "today only "+k.today+" is possible")
+		}
+		return true
+	}
+	return false
+}

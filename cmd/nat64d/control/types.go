@@ -1,0 +1,211 @@
+package control
+
+import (
+	"net/netip"
+	"strings"
+)
+
+// Daemon is what a running translator offers to whoever looks into it. The
+// server calls it from many goroutines at once, so every method must be safe
+// for concurrent use; none of them may slow a worker down.
+type Daemon interface {
+	Status() Status
+	Stats() Stats
+	// DropReasons returns every reason there is, also those that never occurred.
+	DropReasons() []DropReason
+	// Sessions calls yield for each session until yield returns false. It may
+	// leave out sessions that the filter does not match; the server applies
+	// filter and limit itself, so it need not.
+	Sessions(filter SessionFilter, yield func(Session) bool)
+	// BIB calls yield for each BIB entry until yield returns false.
+	BIB(yield func(BIBEntry) bool)
+	// AddBIB makes a static mapping. For "icmp" the ports are identifiers.
+	AddBIB(proto string, client, mapped netip.AddrPort) error
+	// RemoveBIB takes a static mapping away.
+	RemoveBIB(proto string, mapped netip.AddrPort) error
+}
+
+// Status is what `nat64ctl status` shows. Plain data, as all types of this file.
+type Status struct {
+	Version    string         `json:"version"`
+	UptimeS    float64        `json:"uptime_s"`
+	Ready      bool           `json:"ready"`
+	Interfaces Interfaces     `json:"interfaces"`
+	Workers    []Worker       `json:"workers"`
+	Pool6      []netip.Prefix `json:"pool6"`
+	Pool4      []Pool4        `json:"pool4"`
+	Sessions   Usage          `json:"sessions"`
+	BIB        BIBUsage       `json:"bib"`
+	Handoff    HandoffStatus  `json:"handoff"`
+}
+
+// Interfaces are the two sides of the translator; both may be the same one.
+type Interfaces struct {
+	IPv6 Interface `json:"ipv6"`
+	IPv4 Interface `json:"ipv4"`
+}
+
+// Interface says how one side is attached.
+type Interface struct {
+	Name     string `json:"name"`
+	XDPMode  string `json:"xdp_mode"` // "native" or "generic"
+	ZeroCopy bool   `json:"zero_copy"`
+	Queues   int    `json:"queues"`
+}
+
+// Worker is one poll-mode worker. CPU is -1 when it is not pinned.
+type Worker struct {
+	CPU   int `json:"cpu"`
+	Queue int `json:"queue"`
+}
+
+// Pool4 is one entry of pool4 in the words of the configuration.
+type Pool4 struct {
+	Address string `json:"address"`
+	Ports   string `json:"ports"`
+}
+
+// Usage is how much of a table is taken.
+type Usage struct {
+	Used     int `json:"used"`
+	Capacity int `json:"capacity"`
+}
+
+// BIBUsage counts the mappings.
+type BIBUsage struct {
+	Used int `json:"used"`
+}
+
+// HandoffStatus is the state of the handoff protocol.
+type HandoffStatus struct {
+	Enabled       bool `json:"enabled"`
+	Servers       int  `json:"servers"`
+	CachedEntries int  `json:"cached_entries"`
+}
+
+// Stats is what `nat64ctl stats` shows. One snapshot satisfies
+//
+//	rx.ipv6 + rx.ipv4 + generated = translated (all three) + passed + parked + drops
+type Stats struct {
+	RX         Traffic           `json:"rx"`
+	TX         Traffic           `json:"tx"`
+	Translated Translated        `json:"translated"`
+	Passed     PerSide           `json:"passed"`
+	Parked     uint64            `json:"parked"`
+	Generated  uint64            `json:"generated"`
+	Drops      map[string]uint64 `json:"drops"`
+	Sessions   SessionCounts     `json:"sessions"`
+	Handoff    HandoffCounts     `json:"handoff"`
+}
+
+// Traffic counts packets and octets on both sides.
+type Traffic struct {
+	IPv6 Counter `json:"ipv6"`
+	IPv4 Counter `json:"ipv4"`
+}
+
+// Counter is a pair of counts that move together.
+type Counter struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Translated counts packets by direction. A hairpinned packet is counted
+// under Hairpin only.
+type Translated struct {
+	V6ToV4  uint64 `json:"v6_to_v4"`
+	V4ToV6  uint64 `json:"v4_to_v6"`
+	Hairpin uint64 `json:"hairpin"`
+}
+
+// PerSide counts packets by the interface they came in on.
+type PerSide struct {
+	IPv6 uint64 `json:"ipv6"`
+	IPv4 uint64 `json:"ipv4"`
+}
+
+// SessionCounts counts sessions since the start.
+type SessionCounts struct {
+	Created uint64 `json:"created"`
+	Expired uint64 `json:"expired"`
+}
+
+// HandoffCounts counts handoff messages and cache entries since the start.
+type HandoffCounts struct {
+	Notifications uint64 `json:"notifications"`
+	Queries       uint64 `json:"queries"`
+	Replies       uint64 `json:"replies"`
+	EntriesCached uint64 `json:"entries_cached"`
+	EntriesPurged uint64 `json:"entries_purged"`
+	Tunnelled     uint64 `json:"tunnelled"`
+	Invalid       uint64 `json:"invalid"`
+}
+
+// DropReason is one row of the table of drop reasons with its count.
+type DropReason struct {
+	Name     string `json:"name"`
+	Count    uint64 `json:"count"`
+	Step     string `json:"step"`     // the step of the packet path that drops, which is also its file
+	Sentence string `json:"sentence"` // for the operator
+	Section  string `json:"section"`  // of the RFC or document that asks for it
+}
+
+// Session is one line of `nat64ctl sessions`. For ICMP the ports of Client and
+// Mapped are identifiers and those of the server are 0.
+type Session struct {
+	Protocol string         `json:"protocol"` // "tcp", "udp" or "icmp"
+	Client   netip.AddrPort `json:"client"`
+	Server6  netip.AddrPort `json:"server6"`
+	Mapped   netip.AddrPort `json:"mapped"`
+	Server4  netip.AddrPort `json:"server4"`
+	State    string         `json:"state"`
+	Origin   string         `json:"origin"` // "nat64", "handoff" or "static"
+	IdleS    float64        `json:"idle_s"`
+	ExpiresS float64        `json:"expires_s"`
+}
+
+// BIBEntry is one line of `nat64ctl bib list`.
+type BIBEntry struct {
+	Protocol string         `json:"protocol"`
+	Client   netip.AddrPort `json:"client"`
+	Mapped   netip.AddrPort `json:"mapped"`
+	Static   bool           `json:"static"`
+	Sessions int            `json:"sessions"`
+}
+
+// SessionFilter chooses sessions; its zero value chooses all.
+type SessionFilter struct {
+	Protocol string       // "" or "tcp", "udp", "icmp"
+	Client   netip.Prefix // the zero Prefix matches every client
+	Mapped   Endpoint
+	Server   Endpoint // compared with server4 or server6, whichever family it is
+	State    string   // compared without regard to case
+	Origin   string
+	Limit    int // at most so many sessions; 0 for no limit
+}
+
+// Endpoint is an address, or an address and a port. The zero value matches
+// everything.
+type Endpoint struct {
+	Addr    netip.Addr
+	Port    uint16
+	HasPort bool
+}
+
+// Match says whether the filter chooses s. Limit is not looked at.
+func (f *SessionFilter) Match(s *Session) bool {
+	server := s.Server4
+	if f.Server.Addr.Is6() {
+		server = s.Server6
+	}
+	return (f.Protocol == "" || f.Protocol == s.Protocol) &&
+		(!f.Client.IsValid() || f.Client.Contains(s.Client.Addr())) &&
+		f.Mapped.match(s.Mapped) &&
+		f.Server.match(server) &&
+		(f.State == "" || strings.EqualFold(f.State, s.State)) &&
+		(f.Origin == "" || f.Origin == s.Origin)
+}
+
+func (e Endpoint) match(ap netip.AddrPort) bool {
+	return !e.Addr.IsValid() || e.Addr == ap.Addr() && (!e.HasPort || e.Port == ap.Port())
+}
