@@ -45,13 +45,18 @@ func V6ToV4(b []byte, p *packet.Parsed, f *Flow64, o *Options) (start int, s Sta
 	default:
 		return 0, UnsupportedProtocol
 	}
-	tos := p.TOS
-	if !o.TrafficClassFromTOS {
-		tos = 0
-	}
-	w := uint64(0x45)<<56 | uint64(tos)<<48 | uint64(uint16(end-start))<<32 | idFlags(p, end-start, o.ID)
+	w := first4(p, o) | uint64(uint16(end-start))<<32 | idFlags(p, end-start, o.ID)
 	header4((*[packet.IPv4Len]byte)(b[start:]), w, p.TTL-1, proto, f.Src, f.Dst)
 	return start, OK
+}
+
+// first4 is the upper half of the IPv4 header's first word: version, a header
+// length without options, and TOS (RFC 7915 §5.1).
+func first4(p *packet.Parsed, o *Options) uint64 {
+	if o.TrafficClassFromTOS {
+		return 0x45<<56 | uint64(p.TOS)<<48
+	}
+	return 0x45 << 56
 }
 
 // header4 writes an IPv4 header: w is its first eight octets.
