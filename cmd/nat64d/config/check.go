@@ -211,8 +211,8 @@ func (p *parser) checkTimeouts() {
 		{"tcp_incoming_syn", t.TCPIncomingSYN, 6 * time.Second, "RFC 5382 REQ-4"},
 	} {
 		if r.value < r.least {
-			p.warn("timeouts."+r.key, fmt.Sprintf("%s is less than the %s that %s asks for", r.value, r.least, r.section),
-				"hosts that keep quiet for longer lose their sessions")
+			p.warn("timeouts."+r.key, fmt.Sprintf("%s is less than %s asks for", r.value, r.section),
+				fmt.Sprintf("give at least %s unless that is meant", r.least))
 		}
 	}
 }

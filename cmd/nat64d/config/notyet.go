@@ -35,11 +35,11 @@ func (p *parser) refuseNotYet(path string, v *fastjson.Value) bool {
 		if k.path != path {
 			continue
 		}
-		switch {
+		switch given := string(v.MarshalTo(nil)); {
 		case k.today == "":
 			p.problem(path, "comes with a later version", "leave it out")
-		case string(v.MarshalTo(nil)) != k.today:
-			p.problem(path, describe(v)+" comes with a later version", "today only "+k.today+" is possible")
+		case given != k.today:
+			p.problem(path, clip(given)+" comes with a later version", "today only "+k.today+" is possible")
 		}
 		return true
 	}

@@ -200,25 +200,13 @@ func editDistance(a, b string) int {
 
 // describe shows a value in a message: short, and on one line.
 func describe(v *fastjson.Value) string {
-	const most = 60
 	switch v.Type() {
 	case fastjson.TypeObject:
 		return "an object"
 	case fastjson.TypeArray:
 		return "an array"
 	case fastjson.TypeString:
-		s := string(v.GetStringBytes())
-		if len(s) > most {
-			s = strings.ToValidUTF8(s[:most], "") + "…"
-		}
-		return quote(s)
+		return strconv.Quote(clip(string(v.GetStringBytes())))
 	}
-	s := v.String()
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	return s
+	return clip(v.String())
 }
-
-// quote is strconv.Quote, as a string of a message.
-func quote(s string) string { return strconv.Quote(s) }

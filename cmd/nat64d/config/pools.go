@@ -217,7 +217,7 @@ func parseRanges(s string, low uint64) ([][2]uint16, error) {
 
 // clip shortens a piece of the file for a message.
 func clip(s string) string {
-	const most = 40
+	const most = 60
 	if len(s) <= most {
 		return s
 	}

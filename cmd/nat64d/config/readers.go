@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -58,7 +59,7 @@ func choice(dst *string, words ...string) reader {
 func oneOf(words []string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {
-		quoted[i] = quote(w)
+		quoted[i] = strconv.Quote(w)
 	}
 	last := len(quoted) - 1
 	return "give " + strings.Join(quoted[:last], ", ") + " or " + quoted[last]
