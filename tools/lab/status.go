@@ -1,0 +1,145 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// Status is what `nat64ctl --json status` says, as far as a lab looks at it.
+type Status struct {
+	Version    string `json:"version"`
+	Ready      bool   `json:"ready"`
+	Interfaces map[string]struct {
+		Name    string `json:"name"`
+		XDPMode string `json:"xdp_mode"`
+		Queues  int    `json:"queues"`
+	} `json:"interfaces"`
+	Workers []struct {
+		CPU   int `json:"cpu"`
+		Queue int `json:"queue"`
+	} `json:"workers"`
+	Sessions struct {
+		Used     uint64 `json:"used"`
+		Capacity uint64 `json:"capacity"`
+	} `json:"sessions"`
+	BIB struct {
+		Used uint64 `json:"used"`
+	} `json:"bib"`
+}
+
+// Volume counts packets and octets.
+type Volume struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Sides holds one value for each interface.
+type Sides[T any] struct {
+	IPv6 T `json:"ipv6"`
+	IPv4 T `json:"ipv4"`
+}
+
+// Stats is what `nat64ctl --json stats` says, as far as a lab looks at it.
+type Stats struct {
+	RX         Sides[Volume] `json:"rx"`
+	TX         Sides[Volume] `json:"tx"`
+	Translated struct {
+		V6ToV4  uint64 `json:"v6_to_v4"`
+		V4ToV6  uint64 `json:"v4_to_v6"`
+		Hairpin uint64 `json:"hairpin"`
+	} `json:"translated"`
+	Drops    map[string]uint64 `json:"drops"`
+	Sessions struct {
+		Created uint64 `json:"created"`
+		Expired uint64 `json:"expired"`
+	} `json:"sessions"`
+	Passed    Sides[uint64] `json:"passed"`
+	Parked    uint64        `json:"parked"`
+	Generated uint64        `json:"generated"`
+}
+
+// Dropped is the sum over all reasons.
+func (s Stats) Dropped() (sum uint64) {
+	for _, n := range s.Drops {
+		sum += n
+	}
+	return sum
+}
+
+// In and Out are the two sides of the translator's books: every packet that
+// it received or made itself has become exactly one of the things in Out.
+func (s Stats) In() uint64 { return s.RX.IPv6.Packets + s.RX.IPv4.Packets + s.Generated }
+func (s Stats) Out() uint64 {
+	return s.Translated.V6ToV4 + s.Translated.V4ToV6 + s.Translated.Hairpin +
+		s.Passed.IPv6 + s.Passed.IPv4 + s.Parked + s.Dropped()
+}
+
+// Session is one line of `nat64ctl --json sessions`.
+type Session struct {
+	Protocol string  `json:"protocol"`
+	Client   string  `json:"client"`
+	Server6  string  `json:"server6"`
+	Mapped   string  `json:"mapped"`
+	Server4  string  `json:"server4"`
+	State    string  `json:"state"`
+	Origin   string  `json:"origin"`
+	IdleS    float64 `json:"idle_s"`
+	ExpiresS float64 `json:"expires_s"`
+}
+
+// Binding is one line of `nat64ctl --json bib list`.
+type Binding struct {
+	Protocol string `json:"protocol"`
+	Client   string `json:"client"`
+	Mapped   string `json:"mapped"`
+	Static   bool   `json:"static"`
+	Sessions int    `json:"sessions"`
+}
+
+// Status asks for the daemon's status.
+func (d *Daemon) Status(ctx context.Context) (s Status, err error) {
+	return one[Status](ctx, d, "status")
+}
+
+// Stats asks for the daemon's counters.
+func (d *Daemon) Stats(ctx context.Context) (s Stats, err error) { return one[Stats](ctx, d, "stats") }
+
+// Sessions lists the daemon's sessions.
+func (d *Daemon) Sessions(ctx context.Context) ([]Session, error) {
+	return lines[Session](ctx, d, "sessions")
+}
+
+// Bindings lists the daemon's BIB.
+func (d *Daemon) Bindings(ctx context.Context) ([]Binding, error) {
+	return lines[Binding](ctx, d, "bib", "list")
+}
+
+// one runs a command that prints one JSON object.
+func one[T any](ctx context.Context, d *Daemon, args ...string) (v T, err error) {
+	out, err := d.Ctl(ctx, append([]string{"--json"}, args...)...)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal([]byte(out), &v); err != nil {
+		return v, fmt.Errorf("nat64ctl %v printed %q: %w", args, out, err)
+	}
+	return v, nil
+}
+
+// lines runs a command that prints one JSON object a line.
+func lines[T any](ctx context.Context, d *Daemon, args ...string) (all []T, err error) {
+	out, err := d.Ctl(ctx, append([]string{"--json"}, args...)...)
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(out) {
+		var v T
+		if err := json.Unmarshal([]byte(line), &v); err != nil {
+			return nil, fmt.Errorf("nat64ctl %v printed %q: %w", args, line, err)
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
