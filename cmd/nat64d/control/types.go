@@ -1,9 +1,6 @@
 package control
 
-import (
-	"net/netip"
-	"strings"
-)
+import "net/netip"
 
 // Daemon is what a running translator offers to whoever looks into it. The
 // server calls it from many goroutines at once, so every method must be safe
@@ -171,41 +168,4 @@ type BIBEntry struct {
 	Mapped   netip.AddrPort `json:"mapped"`
 	Static   bool           `json:"static"`
 	Sessions int            `json:"sessions"`
-}
-
-// SessionFilter chooses sessions; its zero value chooses all.
-type SessionFilter struct {
-	Protocol string       // "" or "tcp", "udp", "icmp"
-	Client   netip.Prefix // the zero Prefix matches every client
-	Mapped   Endpoint
-	Server   Endpoint // compared with server4 or server6, whichever family it is
-	State    string   // compared without regard to case
-	Origin   string
-	Limit    int // at most so many sessions; 0 for no limit
-}
-
-// Endpoint is an address, or an address and a port. The zero value matches
-// everything.
-type Endpoint struct {
-	Addr    netip.Addr
-	Port    uint16
-	HasPort bool
-}
-
-// Match says whether the filter chooses s. Limit is not looked at.
-func (f *SessionFilter) Match(s *Session) bool {
-	server := s.Server4
-	if f.Server.Addr.Is6() {
-		server = s.Server6
-	}
-	return (f.Protocol == "" || f.Protocol == s.Protocol) &&
-		(!f.Client.IsValid() || f.Client.Contains(s.Client.Addr())) &&
-		f.Mapped.match(s.Mapped) &&
-		f.Server.match(server) &&
-		(f.State == "" || strings.EqualFold(f.State, s.State)) &&
-		(f.Origin == "" || f.Origin == s.Origin)
-}
-
-func (e Endpoint) match(ap netip.AddrPort) bool {
-	return !e.Addr.IsValid() || e.Addr == ap.Addr() && (!e.HasPort || e.Port == ap.Port())
 }

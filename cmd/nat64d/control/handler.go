@@ -1,0 +1,163 @@
+package control
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"time"
+)
+
+const (
+	jsonType = "application/json"
+	lineType = "application/x-ndjson"
+	maxBody  = 64 << 10
+
+	// stallTimeout cuts off a reader that takes nothing for so long, so that a
+	// stopped nat64ctl does not hold a walk over the table open for ever.
+	stallTimeout = 30 * time.Second
+	// flushEvery is how many lines go out at once.
+	flushEvery = 512
+)
+
+// bibRequest is the body of a request to add or remove a static mapping.
+type bibRequest struct {
+	Protocol string         `json:"protocol"`
+	Client   netip.AddrPort `json:"client"`
+	Mapped   netip.AddrPort `json:"mapped"`
+}
+
+// handler is the HTTP interface of the control socket:
+//
+//	GET  /v1/status, /v1/stats, /v1/drops   one JSON value
+//	GET  /v1/sessions?protocol=…&limit=…    one JSON object a line
+//	GET  /v1/bib                            one JSON object a line
+//	POST /v1/bib/add, /v1/bib/remove        {"protocol", "client", "mapped"}
+//
+// Every error is {"error": "…"}.
+func handler(d Daemon) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Status()) })
+	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Stats()) })
+	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.DropReasons()) })
+	mux.HandleFunc("GET /v1/sessions", func(w http.ResponseWriter, r *http.Request) {
+		f, err := filterFrom(r.URL.Query())
+		if err != nil {
+			writeError(w, http.StatusBadRequest, err)
+			return
+		}
+		streamSessions(w, d, f)
+	})
+	mux.HandleFunc("GET /v1/bib", func(w http.ResponseWriter, _ *http.Request) {
+		lines := newLineWriter(w)
+		d.BIB(func(e BIBEntry) bool { return lines.write(e) })
+		lines.close()
+	})
+	mux.HandleFunc("POST /v1/bib/add", changeBIB(func(q bibRequest) error { return d.AddBIB(q.Protocol, q.Client, q.Mapped) }))
+	mux.HandleFunc("POST /v1/bib/remove", changeBIB(func(q bibRequest) error { return d.RemoveBIB(q.Protocol, q.Mapped) }))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, http.StatusNotFound, fmt.Errorf("%s %s is not part of the control interface", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// streamSessions writes the sessions that f chooses while the daemon walks its
+// tables. Filter and limit are applied here, whatever the daemon did with them.
+func streamSessions(w http.ResponseWriter, d Daemon, f SessionFilter) {
+	lines, left := newLineWriter(w), f.Limit
+	d.Sessions(f, func(s Session) bool {
+		if !f.Match(&s) {
+			return true
+		}
+		left--
+		return lines.write(s) && left != 0
+	})
+	lines.close()
+}
+
+// changeBIB serves a request that changes the static mappings.
+func changeBIB(change func(bibRequest) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		var q bibRequest
+		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&q); err != nil {
+			writeError(w, http.StatusBadRequest, fmt.Errorf("reading the mapping: %w", err))
+			return
+		}
+		switch q.Protocol {
+		case "tcp", "udp", "icmp":
+		default:
+			writeError(w, http.StatusBadRequest, fmt.Errorf("protocol %q is unknown; give tcp, udp or icmp", q.Protocol))
+			return
+		}
+		if err := change(q); err != nil {
+			writeError(w, http.StatusConflict, err)
+			return
+		}
+		writeJSON(w, struct{}{})
+	}
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		writeError(w, http.StatusInternalServerError, fmt.Errorf("encoding the answer: %w", err))
+		return
+	}
+	w.Header().Set("Content-Type", jsonType)
+	w.Write(append(b, '\n')) // a client that has gone away needs no answer
+}
+
+func writeError(w http.ResponseWriter, code int, err error) {
+	b, _ := json.Marshal(map[string]string{"error": err.Error()}) // strings always encode
+	w.Header().Set("Content-Type", jsonType)
+	w.WriteHeader(code)
+	w.Write(append(b, '\n'))
+}
+
+// lineWriter streams JSON objects, one a line, with bounded memory. It belongs
+// to one request.
+type lineWriter struct {
+	buf  *bufio.Writer
+	enc  *json.Encoder
+	ctrl *http.ResponseController
+	n    int
+	err  error
+}
+
+func newLineWriter(w http.ResponseWriter) *lineWriter {
+	w.Header().Set("Content-Type", lineType)
+	l := &lineWriter{buf: bufio.NewWriterSize(w, 64<<10), ctrl: http.NewResponseController(w)}
+	l.enc = json.NewEncoder(l.buf)
+	return l
+}
+
+// write adds a line and says whether more is wanted.
+func (l *lineWriter) write(v any) bool {
+	if l.err == nil {
+		if l.n%flushEvery == 0 {
+			l.err = l.ctrl.SetWriteDeadline(time.Now().Add(stallTimeout))
+		}
+		l.n++
+	}
+	if l.err == nil {
+		l.err = l.enc.Encode(v)
+	}
+	return l.err == nil
+}
+
+// close sends what is left. When writing failed it ends the connection in a way
+// that the reader cannot take for the end of the table.
+func (l *lineWriter) close() {
+	if l.err == nil {
+		l.err = l.buf.Flush()
+	}
+	if l.err == nil {
+		l.err = l.ctrl.SetWriteDeadline(time.Time{}) // the connection may serve another request
+	}
+	if l.err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
