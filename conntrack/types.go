@@ -71,3 +71,82 @@ const (
 	NoMapping              // no BIB entry for the mapped port
 	FilteredByAddr         // filtering is address-dependent and the client never talked to this server
 )
+
+// Table and slot sizes are bounded so that an index fits its field.
+const (
+	maxShards   = 256
+	maxPool4    = 4096
+	maxPool6    = 256
+	maxSessions = 1 << 28
+)
+
+// kind is a space of mapped numbers. TCP and UDP share one, because a mapping
+// serves both (a handoff entry has no protocol field); ICMP identifiers have
+// a space of their own (RFC 6146 §3.1).
+type kind uint8
+
+const (
+	kindPorts kind = 0
+	kindICMP  kind = 1
+	kinds          = 2
+)
+
+// kindOf gives the number space that a protocol takes its mappings from.
+func kindOf(p Proto) kind {
+	if p == ICMP {
+		return kindICMP
+	}
+	return kindPorts
+}
+
+// code packs a Proto into two bits. Zero means "no protocol": an empty slot
+// matches no key.
+func (p Proto) code() uint64 {
+	switch p {
+	case ICMP:
+		return 1
+	case TCP:
+		return 2
+	case UDP:
+		return 3
+	}
+	return 0
+}
+
+// protoOf is the inverse of code.
+func protoOf(code uint64) Proto {
+	return [4]Proto{0, ICMP, TCP, UDP}[code&3]
+}
+
+// String gives the name that `nat64ctl` prints.
+func (p Proto) String() string {
+	switch p {
+	case ICMP:
+		return "icmp"
+	case TCP:
+		return "tcp"
+	case UDP:
+		return "udp"
+	}
+	return "unknown"
+}
+
+// String gives the name that `nat64ctl` prints.
+func (o Origin) String() string {
+	switch o {
+	case OriginHandoff:
+		return "handoff"
+	case OriginStatic:
+		return "static"
+	}
+	return "nat64"
+}
+
+// String names a verdict for traces and test failures.
+func (v Verdict) String() string {
+	names := [...]string{"ok", "table-full", "ports-used-up", "not-owner", "no-mapping", "filtered-by-address"}
+	if int(v) < len(names) {
+		return names[v]
+	}
+	return "unknown"
+}

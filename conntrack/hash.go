@@ -1,0 +1,91 @@
+package conntrack
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"math/rand/v2"
+)
+
+// hasher hashes keys with secrets drawn at start-up, so that nobody outside
+// can choose packets that meet in one bucket (design.md, invariant 4). It is a
+// folded-multiply hash: each stage xors its inputs with secrets, multiplies
+// them to 128 bits and folds the halves together. It is staged because the
+// client's transport address decides alone who owns its mappings; a session's
+// hash continues from there. Immutable after newHasher; safe for everybody.
+type hasher struct {
+	s      [10]uint64
+	shards uint64
+}
+
+// newHasher derives the secrets from seed.
+func newHasher(seed [32]byte, shards int) hasher {
+	g := rand.NewChaCha8(seed)
+	h := hasher{shards: uint64(shards)}
+	for i := range h.s {
+		h.s[i] = g.Uint64()
+	}
+	return h
+}
+
+// seedFor gives every consumer of the table's secret a seed of its own.
+func seedFor(secret [32]byte, purpose uint64) [32]byte {
+	g := rand.NewChaCha8(secret)
+	var seed [32]byte
+	for i := range 4 {
+		binary.LittleEndian.PutUint64(seed[i*8:], g.Uint64()^purpose*0x9e3779b97f4a7c15)
+	}
+	return seed
+}
+
+// fold multiplies and folds.
+func fold(a, b uint64) uint64 {
+	hi, lo := bits.Mul64(a, b)
+	return hi ^ lo
+}
+
+// scale maps the 32 low bits of h onto [0, n) by multiplication.
+func scale(h, n uint64) uint64 { return h & 0xffffffff * n >> 32 }
+
+// address hashes the client's address alone: paired address pooling.
+func (h *hasher) address(a Addr6) uint64 { return fold(a.Hi^h.s[0], a.Lo^h.s[1]) }
+
+// client hashes the client's transport address: owner and BIB.
+func (h *hasher) client(a Addr6, port uint16) uint64 {
+	return fold(h.address(a)^h.s[2], uint64(port)^h.s[3])
+}
+
+// owner picks the shard from the upper half of client's result; the BIB index
+// uses the lower half, so that one shard's entries spread over its whole index.
+func (h *hasher) owner(client uint64) uint64 { return scale(client>>32, h.shards) }
+
+// A session hash carries its shard in the top eight bits; the other bits come
+// from the last stage: 16 for the tag, 40 from bit 16 on for the bucket.
+
+func (h *hasher) key64(k *Key64) uint64 {
+	c := h.client(k.Client, k.ClientPort)
+	rest := uint64(k.Server)<<32 | uint64(k.ServerPort)<<16 | uint64(k.Proto)<<8 | uint64(k.Pool6)
+	return h.owner(c)<<56 | fold(c^h.s[4], rest^h.s[5])>>8
+}
+
+// key46 hints at the shard whose block the mapped port belongs to. It is a
+// hint only: a shard that has run out takes ports of other blocks.
+func (h *hasher) key46(k *Key46) uint64 {
+	a := uint64(k.Server)<<32 | uint64(k.Mapped)
+	b := uint64(k.ServerPort)<<32 | uint64(k.MappedPort)<<16 | uint64(k.Proto)
+	return blockOwner(uint64(k.MappedPort)>>blockShift, h.shards)<<56 | fold(fold(a^h.s[6], b^h.s[7]), h.s[8])>>8
+}
+
+// blockOwner deals blocks of ports to shards in turn.
+func blockOwner(block, shards uint64) uint64 { return block % shards }
+
+// Owner is the index of the shard that alone makes mappings for this client
+// transport address. For ICMP the port is the echo identifier.
+func (t *Table) Owner(client Addr6, port uint16) int {
+	return int(t.hash.owner(t.hash.client(client, port)))
+}
+
+// Hash64 hashes a key for Touch64 and Lookup64.
+func (t *Table) Hash64(k *Key64) uint64 { return t.hash.key64(k) }
+
+// Hash46 hashes a key for Touch46 and Lookup46.
+func (t *Table) Hash46(k *Key46) uint64 { return t.hash.key46(k) }

@@ -1,0 +1,135 @@
+package conntrack
+
+// Insert creates a session over a mapping that Map made or FindBIB found. The
+// key's client must be this shard's (else NotOwner), and the mapping the
+// client's (else NoMapping). A session that exists already is left as it is.
+// When it refuses, a dynamic mapping that no session uses is dropped too.
+func (s *Shard) Insert(se *Session, now Tick) Verdict {
+	k := &se.Key
+	if s.t.Owner(k.Client, k.ClientPort) != s.id {
+		return NotOwner
+	}
+	h64 := s.t.hash.key64(k)
+	var v View64
+	if s.t.Lookup64(k, h64, &v) {
+		v.Touch(now)
+		return OK
+	}
+	origin, ok := s.acquire(se)
+	if !ok {
+		s.Unmap(k.Client, k.ClientPort, k.Proto)
+		return NoMapping
+	}
+	k46 := se.key46()
+	h46 := s.t.hash.key46(&k46)
+	s.displace(&k46, h46)
+	if !s.takeCredit() {
+		return s.refuse(se, origin)
+	}
+	i, ok64 := s.index64.free(h64)
+	j, ok46 := s.index46.free(h46)
+	if !ok64 || !ok46 {
+		s.giveCredit()
+		return s.refuse(se, origin)
+	}
+	s.generation++
+	state := stateWord(s.generation, se.State)
+	w := se.words46(i, origin)
+	s.index46.slots[j].store(&w, state, now)
+	w = se.words64(j, origin)
+	s.index64.slots[i].store(&w, state, now)
+	s.index46.publish(h46, j)
+	s.index64.publish(h64, i)
+	s.arm(i, now, now+s.t.lifetime(k.Proto, se.State), k.Proto)
+	s.peers.add(s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto))
+	s.stats[statCreated].Add(1)
+	s.stats[statUsed].Add(1)
+	return OK
+}
+
+// refuse undoes acquire for a session that found no room.
+func (s *Shard) refuse(se *Session, origin Origin) Verdict {
+	s.letGo(se, origin)
+	s.stats[statRefused].Add(1)
+	return TableFull
+}
+
+// displace removes the session that has the same IPv4 side. There is one only
+// when a client speaks, from the same port, to the same server through another
+// pool6 prefix: what comes back can be translated to one of them, and the
+// newer one is meant.
+func (s *Shard) displace(k46 *Key46, h46 uint64) {
+	q := query{0, uint64(k46.Mapped), pack(k46.Server, k46.MappedPort, k46.ServerPort), k46.Proto.code()}
+	var w words
+	if _, _, ok := s.index46.find46(h46, &q, &w); ok {
+		s.removeSlot(w.peer())
+	}
+}
+
+// Remove ends the session that a view of this shard saw, if it still lives.
+func (s *Shard) Remove(v *View64) {
+	if int(v.Owner) == s.id && v.slot.seq.Load() == v.seq {
+		s.removeSlot(v.self)
+	}
+}
+
+// removeSlot ends the session in a 64 slot. Tags go first, so that a reader
+// finds the whole session or none.
+func (s *Shard) removeSlot(i uint32) {
+	var w words
+	a := &s.index64.slots[i]
+	if _, ok := a.load(&w); !ok {
+		panic("conntrack: removing a session from an empty slot")
+	}
+	se, j := w.session(), w.peer()
+	k46 := se.key46()
+	s.index64.hide(s.t.hash.key64(&se.Key), i)
+	s.index46.hide(s.t.hash.key46(&k46), j)
+	a.clear()
+	s.index46.slots[j].clear()
+	s.wheel.unlink(s.index64.slots, i)
+	s.peers.drop(s.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto))
+	s.letGo(&se, se.Origin)
+	s.giveCredit()
+	s.stats[statUsed].Add(^uint64(0))
+}
+
+// Room for sessions is counted over all shards, so that the limit is the
+// configured one wherever the flows fall. A shard takes room in small batches
+// and keeps up to two of them, so creating a session rarely touches the shared
+// count; what an idle shard keeps is at most 64 sessions, and none at all in
+// small tables.
+
+func (s *Shard) takeCredit() bool {
+	if s.credits > 0 {
+		s.credits--
+		return true
+	}
+	for {
+		free := s.t.free.Load()
+		n := min(s.t.batch, free)
+		if n <= 0 {
+			return false
+		}
+		if s.t.free.CompareAndSwap(free, free-n) {
+			s.credits = n - 1
+			return true
+		}
+	}
+}
+
+func (s *Shard) giveCredit() {
+	if s.credits++; s.t.batch == 1 || s.credits > 2*s.t.batch {
+		n := min(s.credits, s.t.batch)
+		s.credits -= n
+		s.t.free.Add(n)
+	}
+}
+
+// HasSessionWith tells whether a client's transport address has a session with
+// a server's address, whatever the port: address-dependent filtering lets only
+// such servers in (RFC 6146 §3.5.1.2, RFC 4787 REQ-8). It answers no when the
+// table was made without Config.AddressDependent.
+func (s *Shard) HasSessionWith(client Addr6, port uint16, server uint32, p Proto) bool {
+	return s.peers.has(s.t.hash.peer(client, port, server, p))
+}

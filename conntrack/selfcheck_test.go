@@ -1,0 +1,281 @@
+package conntrack
+
+import (
+	"fmt"
+	"math/bits"
+)
+
+// selfcheck verifies every invariant of a table at rest: both slots of each
+// session, tags and overflow counts, mappings and their session counts, ports
+// and summaries, the wheel, the filter state and the counters.
+func (t *Table) selfcheck() error {
+	c := checker{t: t, refs: map[uint32]uint32{}, static: map[mappedKey]uint32{}}
+	for _, s := range t.shards {
+		if err := c.shard(s); err != nil {
+			return fmt.Errorf("shard %d: %w", s.id, err)
+		}
+	}
+	if free := t.free.Load() + c.credits; free != int64(t.capacity-c.sessions) {
+		return fmt.Errorf("room for %d sessions, want %d - %d", free, t.capacity, c.sessions)
+	}
+	if err := c.statics(); err != nil {
+		return err
+	}
+	return c.pool()
+}
+
+type checker struct {
+	t        *Table
+	sessions int
+	credits  int64
+	refs     map[uint32]uint32 // BIB index → sessions
+	static   map[mappedKey]uint32
+	mappings int
+}
+
+func (c *checker) shard(s *Shard) error {
+	n := 0
+	peersWant := map[uint64]uint64{}
+	for i := range s.index64.slots {
+		var w words
+		if _, ok := s.index64.slots[i].load(&w); !ok {
+			continue
+		}
+		n++
+		if err := c.session(s, uint32(i), &w); err != nil {
+			return fmt.Errorf("slot %d: %w", i, err)
+		}
+		se := w.session()
+		peersWant[c.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto)>>peerShift]++
+	}
+	c.sessions += n
+	c.credits += s.credits
+	if used := s.stats[statUsed].Load(); int(used) != n || s.wheel.count != n {
+		return fmt.Errorf("%d sessions, counter %d, on the wheel %d", n, used, s.wheel.count)
+	}
+	for name, x := range map[string]*index{"64": &s.index64, "46": &s.index46} {
+		if err := checkIndex(c.t, x, name == "64", n); err != nil {
+			return fmt.Errorf("index %s: %w", name, err)
+		}
+	}
+	if err := checkWheel(s); err != nil {
+		return err
+	}
+	if err := c.checkPeers(s, peersWant); err != nil {
+		return err
+	}
+	return c.forward(s)
+}
+
+func (c *checker) session(s *Shard, i uint32, w *words) error {
+	se := w.session()
+	var w46 words
+	b := &s.index46.slots[w.peer()]
+	if _, ok := b.load(&w46); !ok {
+		return fmt.Errorf("peer slot %d is empty", w.peer())
+	}
+	if want := se.words46(i, se.Origin); w46 != want {
+		return fmt.Errorf("peer slot %d holds %x, want %x", w.peer(), w46, want)
+	}
+	if x, y := s.index64.slots[i].state.Load(), b.state.Load(); x != y {
+		return fmt.Errorf("state %#x, mirror %#x", x, y)
+	}
+	if c.t.Owner(se.Key.Client, se.Key.ClientPort) != s.id {
+		return fmt.Errorf("the client is another shard's")
+	}
+	var v64 View64
+	var v46 View46
+	k46 := se.key46()
+	if !c.t.Lookup64(&se.Key, c.t.Hash64(&se.Key), &v64) || v64.self != i {
+		return fmt.Errorf("not found by its key")
+	}
+	if !c.t.Lookup46(&k46, c.t.Hash46(&k46), &v46) || v46.self != w.peer() {
+		return fmt.Errorf("not found by its other key")
+	}
+	if se.Origin == OriginStatic {
+		c.static[mappedKey{se.Mapped, se.MappedPort, se.Key.Proto}]++
+		return nil
+	}
+	set, ok := c.t.poolSet(kindOf(se.Key.Proto), se.Mapped)
+	if !ok {
+		return fmt.Errorf("mapped address %s is not in pool4", ipv4(se.Mapped))
+	}
+	c.refs[bibIndex(set, se.MappedPort)]++
+	return nil
+}
+
+// checkIndex recounts tags and overflow counts from the slots.
+func checkIndex(t *Table, x *index, is64 bool, n int) error {
+	tags, passed := make([]uint64, len(x.tags)), make([]int, len(x.tags))
+	live := 0
+	for i := range x.slots {
+		var w words
+		if _, ok := x.slots[i].load(&w); !ok {
+			continue
+		}
+		live++
+		h := hashOf(t, &w, is64)
+		tags[i/lanes] |= tagOf(h) << (i % lanes * 8)
+		for b := x.bucketOf(h); b != uint64(i/lanes); b = x.next(b, tagOf(h)) {
+			passed[b]++
+		}
+	}
+	if live != n {
+		return fmt.Errorf("%d slots in use, want %d", live, n)
+	}
+	for b := range tags {
+		word := x.tags[b].Load()
+		if word<<8 != tags[b]<<8 {
+			return fmt.Errorf("bucket %d has tags %x, want %x", b, word<<8>>8, tags[b])
+		}
+		if count := int(word >> 56); count != passed[b] && count != passedFull {
+			return fmt.Errorf("bucket %d says %d entries passed it, %d did", b, count, passed[b])
+		}
+	}
+	return nil
+}
+
+func hashOf(t *Table, w *words, is64 bool) uint64 {
+	if is64 {
+		k := w.session().Key
+		return t.Hash64(&k)
+	}
+	return t.Hash46(&Key46{Server: w.server(), Mapped: w.mapped(), ServerPort: uint16(w[2]), MappedPort: uint16(w[2] >> 16), Proto: w.proto()})
+}
+
+func checkWheel(s *Shard) error {
+	n := 0
+	for b, head := range s.wheel.heads {
+		prev := wheelHead | uint32(b)
+		for i := head; i != 0; i = s.index64.slots[i-1].next {
+			if got := s.index64.slots[i-1].prev; got != prev {
+				return fmt.Errorf("wheel: slot %d comes after %#x, says %#x", i-1, prev, got)
+			}
+			prev = i
+			n++
+		}
+	}
+	if n != s.wheel.count {
+		return fmt.Errorf("wheel: %d sessions, count %d", n, s.wheel.count)
+	}
+	return nil
+}
+
+func (c *checker) checkPeers(s *Shard, want map[uint64]uint64) error {
+	if s.peers.words == nil {
+		return nil
+	}
+	n := 0
+	for _, w := range s.peers.words {
+		if w == 0 {
+			continue
+		}
+		n++
+		if want[w>>peerShift] != w&peerCount {
+			return fmt.Errorf("filter state %x counts %d, want %d", w>>peerShift, w&peerCount, want[w>>peerShift])
+		}
+		if !s.peers.has(w) {
+			return fmt.Errorf("filter state %x cannot be found", w>>peerShift)
+		}
+	}
+	if n != len(want) {
+		return fmt.Errorf("filter state: %d entries, want %d", n, len(want))
+	}
+	return nil
+}
+
+// forward checks that a shard finds each of its dynamic mappings.
+func (c *checker) forward(s *Shard) error {
+	n := 0
+	for _, w := range s.forward.words {
+		if w == 0 {
+			continue
+		}
+		n++
+		i := uint32(w) - 1
+		client, port, _, ok := c.t.bib.entries[i].read()
+		if !ok {
+			return fmt.Errorf("BIB index names entry %d, which is no mapping", i)
+		}
+		k := kind(i / s.kindSize())
+		hash := forwardHash(c.t.hash.client(client, port), k)
+		if got, _, ok := s.forward.find(c.t.bib, hash, k, s.kindSize(), client, port); !ok || got != i {
+			return fmt.Errorf("mapping %d cannot be found by its client", i)
+		}
+	}
+	c.mappings += n
+	if n != s.forward.used || n != int(s.stats[statBIB].Load()) {
+		return fmt.Errorf("%d mappings, index counts %d, counter %d", n, s.forward.used, s.stats[statBIB].Load())
+	}
+	return nil
+}
+
+func (c *checker) statics() error {
+	set := c.t.statics.Load()
+	for key, n := range c.static {
+		if set.serving(key) == nil {
+			return fmt.Errorf("%d sessions of a static mapping that is gone: %+v", n, key)
+		}
+	}
+	for _, m := range []map[mappedKey]*staticEntry{set.byMapped, set.retired} {
+		for key, e := range m {
+			if e.sessions.Load() != c.static[key] {
+				return fmt.Errorf("%s counts %d sessions, has %d", e.Static, e.sessions.Load(), c.static[key])
+			}
+		}
+	}
+	return nil
+}
+
+// pool checks that a port is taken exactly when a mapping has it.
+func (c *checker) pool() error {
+	p, live := c.t.ports, 0
+	for i, usable := range p.usable {
+		set, block := i/blocks, i%blocks
+		free := p.sets[set].free[block].Load()
+		if free&^usable != 0 {
+			return fmt.Errorf("set %d block %d: ports %x outside the ranges are free", set, block, free&^usable)
+		}
+		for par := range uint16(2) {
+			sum := p.sets[set].sum[par][block>>6].Load()>>(block&63)&1 != 0
+			if has := free&parityMask(par) != 0; sum != has {
+				return fmt.Errorf("set %d block %d parity %d: summary %v, free %x", set, block, par, sum, free)
+			}
+		}
+		for m := usable; m != 0; m &= m - 1 {
+			port := uint16(block<<blockShift | bits.TrailingZeros64(m))
+			if err := c.port(set, port, free>>(port&63)&1 != 0, &live); err != nil {
+				return err
+			}
+		}
+	}
+	if live != c.mappings {
+		return fmt.Errorf("%d mappings in the BIB, %d in the shards' indexes", live, c.mappings)
+	}
+	for set := range p.sets {
+		k, a := set/len(p.addrs), set%len(p.addrs)
+		if any := p.any[k][a>>6].Load()>>(a&63)&1 != 0; any == p.sets[set].empty() {
+			return fmt.Errorf("set %d: address summary says %v", set, any)
+		}
+	}
+	return nil
+}
+
+func (c *checker) port(set int, port uint16, free bool, live *int) error {
+	i, n := bibIndex(set, port), len(c.t.ports.addrs)
+	_, _, sessions, ok := c.t.bib.entries[i].read()
+	held := c.t.statics.Load().holder(kind(set/n), c.t.ports.addrs[set%n], port) != nil
+	if ok {
+		*live++
+		if sessions != c.refs[i] || sessions == 0 {
+			return fmt.Errorf("mapping %d counts %d sessions, has %d", i, sessions, c.refs[i])
+		}
+		if m := c.t.bib.entries[i].meta.Load()&bibHeld != 0; m != held {
+			return fmt.Errorf("mapping %d: held %v, a static mapping there %v", i, m, held)
+		}
+	}
+	if free == (ok || held) {
+		return fmt.Errorf("set %d port %d: free %v, mapping %v, static %v", set, port, free, ok, held)
+	}
+	return nil
+}

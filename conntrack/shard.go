@@ -1,0 +1,197 @@
+package conntrack
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+)
+
+// Session is what Insert writes: both directions of one flow.
+type Session struct {
+	Key        Key64
+	Mapped     uint32
+	MappedPort uint16
+	Delta64    uint16 // checksum difference that View64.Delta will give
+	Delta46    uint16 // and View46.Delta
+	State      TCPState
+	Origin     Origin // OriginStatic is found out by Insert itself
+}
+
+// Mapping is a BIB entry's IPv4 side.
+type Mapping struct {
+	Addr   uint32
+	Port   uint16
+	Static bool
+}
+
+// Shard is the part of the table that one worker writes. Its methods are for
+// that worker alone, but for Stats.
+type Shard struct {
+	t       *Table
+	id      int
+	index64 index
+	index46 index
+	forward forward
+	peers   peers
+	picker  picker
+	wheel   wheel
+	sweep   sweep
+	credits int64
+	// generation numbers sessions; its low 24 bits go into their state words.
+	generation uint32
+	mem        [3]region
+
+	_     [64]byte // counters are read by others: not on a line that lookups need
+	stats [statCount]atomic.Uint64
+}
+
+// keyStream is the source of port choices: ChaCha8 with a key of the shard's
+// own, so ports seen do not tell the next one (RFC 6056 §3.1).
+type keyStream struct{ g *rand.ChaCha8 }
+
+func (k keyStream) next() uint64 { return k.g.Uint64() }
+
+// newShard allocates a shard. slots64 is where the 64 slots lie when they lie
+// in a file.
+func newShard(t *Table, id, buckets int, slots64 []slot, seed [32]byte) (s *Shard, err error) {
+	s = &Shard{t: t, id: id}
+	n := buckets * lanes
+	if slots64 == nil {
+		if s.mem[0], err = mapAnonymous(sizeOf[slot](n)); err != nil {
+			return nil, fmt.Errorf("sessions, direction 64: %w", err)
+		}
+		slots64 = overlay[slot](s.mem[0], 0, n)
+	}
+	if s.mem[1], err = mapAnonymous(sizeOf[slot](n)); err != nil {
+		return nil, errors.Join(fmt.Errorf("sessions, direction 46: %w", err), s.close())
+	}
+	tags := roundUp(sizeOf[tagWord](buckets), 64)
+	if s.mem[2], err = mapAnonymous(2 * tags); err != nil {
+		return nil, errors.Join(fmt.Errorf("session index: %w", err), s.close())
+	}
+	s.index64 = index{overlay[tagWord](s.mem[2], 0, buckets), slots64}
+	s.index46 = index{overlay[tagWord](s.mem[2], tags, buckets), overlay[slot](s.mem[1], 0, n)}
+	if s.forward, err = newForward(n + n/16); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	s.picker = picker{pool: t.ports, rng: keyStream{rand.NewChaCha8(seed)}}
+	for i := range s.picker.own {
+		s.picker.own[i] = t.ports.own(uint64(id), i)
+	}
+	return s, nil
+}
+
+func (s *Shard) close() error {
+	errs := []error{s.forward.mem.unmap(), s.peers.mem.unmap()}
+	for i := range s.mem {
+		errs = append(errs, s.mem[i].unmap())
+	}
+	return errors.Join(errs...)
+}
+
+// Map finds the mapping of a client's transport address, or makes one
+// (RFC 6146 §3.5.1.1). A new one lasts only if a session follows: call Insert,
+// or Unmap when there will be none.
+func (s *Shard) Map(client Addr6, port uint16, p Proto) (Mapping, Verdict) {
+	c := s.t.hash.client(client, port)
+	if s.t.hash.owner(c) != uint64(s.id) {
+		return Mapping{}, NotOwner
+	}
+	if set := s.t.statics.Load(); len(set.byClient) > 0 {
+		if e := set.byClient[clientKey{client, port, p}]; e != nil {
+			return Mapping{e.Mapped, e.MappedPort, true}, OK
+		}
+	}
+	k := kindOf(p)
+	hash := forwardHash(c, k)
+	if i, _, ok := s.forward.find(s.t.bib, hash, k, s.kindSize(), client, port); ok {
+		return s.mapping(i), OK
+	}
+	if s.forward.full() {
+		return Mapping{}, TableFull
+	}
+	addr, mapped, ok := s.picker.pick(k, s.t.hash.address(client), port)
+	if !ok {
+		return Mapping{}, PortsUsedUp
+	}
+	i := bibIndex(s.t.ports.set(k, addr), mapped)
+	s.openBIB(i, hash, client, port)
+	return s.mapping(i), OK
+}
+
+func (s *Shard) openBIB(i, hash uint32, client Addr6, port uint16) {
+	s.t.bib.entries[i].open(client, port)
+	s.forward.insert(hash, i)
+	s.stats[statBIB].Add(1)
+}
+
+// kindSize is the number of BIB entries of one number space.
+func (s *Shard) kindSize() uint32 { return uint32(len(s.t.ports.addrs)) << 16 }
+
+func (s *Shard) mapping(i uint32) Mapping {
+	return Mapping{Addr: s.t.ports.addrs[i%s.kindSize()>>16], Port: uint16(i)}
+}
+
+// Unmap drops the dynamic mapping that Map may have made, unless a session
+// uses it.
+func (s *Shard) Unmap(client Addr6, port uint16, p Proto) {
+	c, k := s.t.hash.client(client, port), kindOf(p)
+	if s.t.hash.owner(c) != uint64(s.id) {
+		return
+	}
+	i, at, ok := s.forward.find(s.t.bib, forwardHash(c, k), k, s.kindSize(), client, port)
+	if ok && s.t.bib.entries[i].sessions() == 0 {
+		s.closeBIB(i, at)
+	}
+}
+
+// closeBIB ends a dynamic mapping and frees its port.
+func (s *Shard) closeBIB(i uint32, at int) {
+	held := s.t.bib.entries[i].close()
+	s.forward.remove(at)
+	s.stats[statBIB].Add(^uint64(0))
+	if !held {
+		s.t.ports.release(int(i>>16), uint16(i))
+	}
+}
+
+// acquire makes a session count on its mapping: the static one of its
+// protocol, else the dynamic one. false when the client has no such mapping.
+func (s *Shard) acquire(se *Session) (Origin, bool) {
+	k := &se.Key
+	if set := s.t.statics.Load(); len(set.byMapped) > 0 {
+		e := set.byMapped[mappedKey{se.Mapped, se.MappedPort, k.Proto}]
+		if e != nil && e.Client == k.Client && e.ClientPort == k.ClientPort {
+			e.sessions.Add(1)
+			return OriginStatic, true
+		}
+	}
+	set, ok := s.t.poolSet(kindOf(k.Proto), se.Mapped)
+	if !ok {
+		return 0, false
+	}
+	e := &s.t.bib.entries[bibIndex(set, se.MappedPort)]
+	if !e.is(k.Client, k.ClientPort) {
+		return 0, false
+	}
+	e.meta.Add(1)
+	if se.Origin == OriginStatic {
+		return OriginNAT64, true
+	}
+	return se.Origin, true
+}
+
+// letGo undoes acquire, and ends a dynamic mapping with its last session.
+func (s *Shard) letGo(se *Session, origin Origin) {
+	k := &se.Key
+	if origin == OriginStatic {
+		key := mappedKey{se.Mapped, se.MappedPort, k.Proto}
+		s.t.statics.Load().serving(key).sessions.Add(^uint32(0))
+		return
+	}
+	set, _ := s.t.poolSet(kindOf(k.Proto), se.Mapped)
+	if e := &s.t.bib.entries[bibIndex(set, se.MappedPort)]; uint32(e.meta.Add(^uint64(0))) == 0 {
+		s.Unmap(k.Client, k.ClientPort, k.Proto)
+	}
+}

@@ -1,0 +1,47 @@
+package conntrack
+
+// The counters of a shard. Its worker writes them, anyone reads.
+const (
+	statUsed = iota
+	statCreated
+	statExpired
+	statRefused
+	statRestored
+	statBIB
+	statCount
+)
+
+// Stats are a shard's counters, or a table's.
+type Stats struct {
+	Used     uint64 // sessions now
+	Created  uint64 // sessions ever, without those of an earlier process
+	Expired  uint64 // sessions ended by their lifetime or by a command
+	Refused  uint64 // sessions that found no room
+	Restored uint64 // sessions of an earlier process
+	BIB      uint64 // dynamic mappings now
+	Statics  uint64 // static mappings now; in a shard's Stats always 0
+}
+
+// Stats reads the shard's counters. Any goroutine.
+func (s *Shard) Stats() Stats {
+	return Stats{
+		Used: s.stats[statUsed].Load(), Created: s.stats[statCreated].Load(),
+		Expired: s.stats[statExpired].Load(), Refused: s.stats[statRefused].Load(),
+		Restored: s.stats[statRestored].Load(), BIB: s.stats[statBIB].Load(),
+	}
+}
+
+// Stats sums up the shards. Any goroutine.
+func (t *Table) Stats() Stats {
+	sum := Stats{Statics: uint64(len(t.statics.Load().byMapped))}
+	for _, s := range t.shards {
+		one := s.Stats()
+		sum.Used += one.Used
+		sum.Created += one.Created
+		sum.Expired += one.Expired
+		sum.Refused += one.Refused
+		sum.Restored += one.Restored
+		sum.BIB += one.BIB
+	}
+	return sum
+}
