@@ -53,7 +53,7 @@ func (c *Client) Drops(ctx context.Context) ([]DropReason, error) {
 // it returns an error.
 func (c *Client) Sessions(ctx context.Context, f SessionFilter, each func(Session) error) error {
 	path := "/v1/sessions"
-	if q := f.query().Encode(); q != "" {
+	if q := f.Query().Encode(); q != "" {
 		path += "?" + q
 	}
 	return stream(ctx, c, path, each)

@@ -45,8 +45,8 @@ func (e Endpoint) match(ap netip.AddrPort) bool {
 	return !e.Addr.IsValid() || e.Addr == ap.Addr() && (!e.HasPort || e.Port == ap.Port())
 }
 
-// query is the filter as the query string that filterFrom reads.
-func (f SessionFilter) query() url.Values {
+// Query is the filter as the query string that ParseFilter reads.
+func (f SessionFilter) Query() url.Values {
 	q := url.Values{}
 	set := func(key, value string, given bool) {
 		if given {
@@ -63,7 +63,8 @@ func (f SessionFilter) query() url.Values {
 	return q
 }
 
-func filterFrom(q url.Values) (SessionFilter, error) {
+// ParseFilter reads the query string of a request for sessions.
+func ParseFilter(q url.Values) (SessionFilter, error) {
 	var f SessionFilter
 	for key, values := range q {
 		for _, v := range values {

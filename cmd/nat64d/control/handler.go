@@ -42,7 +42,7 @@ func handler(d Daemon) http.Handler {
 	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Stats()) })
 	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.DropReasons()) })
 	mux.HandleFunc("GET /v1/sessions", func(w http.ResponseWriter, r *http.Request) {
-		f, err := filterFrom(r.URL.Query())
+		f, err := ParseFilter(r.URL.Query())
 		if err != nil {
 			writeError(w, http.StatusBadRequest, err)
 			return

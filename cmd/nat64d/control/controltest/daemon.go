@@ -1,0 +1,148 @@
+// Package controltest has a Daemon without a data path, for tests of what
+// stands in front of one.
+package controltest
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"handoff64/cmd/nat64d/control"
+)
+
+// Daemon answers with what its fields hold and keeps the mappings that are
+// added. Set the fields before it is used; its methods are safe for concurrent
+// use.
+type Daemon struct {
+	StatusValue  control.Status
+	StatsValue   func() control.Stats
+	DropsValue   []control.DropReason
+	SessionsFunc func(yield func(control.Session) bool)
+
+	mu  sync.Mutex
+	bib []control.BIBEntry
+}
+
+// Addr is netip.MustParseAddrPort under a shorter name.
+func Addr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// New returns a daemon in the middle of ordinary work, with figures that differ
+// from one another wherever they could be mixed up.
+func New() *Daemon {
+	return &Daemon{
+		StatusValue: exampleStatus(),
+		StatsValue:  func() control.Stats { return ExampleStats(1) },
+		DropsValue: []control.DropReason{
+			{Name: "hop-limit", Count: 12345, Step: "classify", Sentence: "The hop limit ran out.", Section: "RFC 7915 §5.1"},
+			{Name: "bad-checksum", Count: 0, Step: "parse", Sentence: "A checksum was wrong.", Section: "RFC 7915 §4.5"},
+			{Name: "table-full", Count: 7, Step: "lookup", Sentence: "The session table is full: raise limits.sessions.", Section: "RFC 6146 §3.5"},
+		},
+		SessionsFunc: func(yield func(control.Session) bool) {
+			for _, s := range ExampleSessions() {
+				if !yield(s) {
+					return
+				}
+			}
+		},
+		bib: []control.BIBEntry{
+			{Protocol: "tcp", Client: Addr("[2001:db8::5]:80"), Mapped: Addr("192.0.2.1:8080"), Static: true, Sessions: 3},
+			{Protocol: "udp", Client: Addr("[2001:db8::17]:53186"), Mapped: Addr("192.0.2.1:3719"), Sessions: 1},
+		},
+	}
+}
+
+func exampleStatus() control.Status {
+	return control.Status{
+		Version: "v0.1.0", UptimeS: 93784.5, Ready: true,
+		Interfaces: control.Interfaces{
+			IPv6: control.Interface{Name: "eth1", XDPMode: "native", ZeroCopy: true, Queues: 2},
+			IPv4: control.Interface{Name: "eth0", XDPMode: "generic", Queues: 1},
+		},
+		Workers:  []control.Worker{{CPU: 2, Queue: 0}, {CPU: -1, Queue: 1}},
+		Pool6:    []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("2001:db8:64::/48")},
+		Pool4:    []control.Pool4{{Address: "192.0.2.1", Ports: "1024-65535"}, {Address: "198.51.100.0/28", Ports: "5000"}},
+		Sessions: control.Usage{Used: 4242, Capacity: 1048576},
+		BIB:      control.BIBUsage{Used: 1234},
+	}
+}
+
+// ExampleStats returns counters in which everything has happened n times as
+// often as in the first.
+func ExampleStats(n uint64) control.Stats {
+	return control.Stats{
+		RX: control.Traffic{IPv6: control.Counter{Packets: 1000000 * n, Bytes: 1500 << 20 * n},
+			IPv4: control.Counter{Packets: 2000000 * n, Bytes: 700 << 10 * n}},
+		TX: control.Traffic{IPv6: control.Counter{Packets: 1987600 * n, Bytes: 900 * n},
+			IPv4: control.Counter{Packets: 1000001 * n, Bytes: 3 << 30 * n}},
+		Translated: control.Translated{V6ToV4: 987553 * n, V4ToV6: 1987599 * n, Hairpin: 12 * n},
+		Passed:     control.PerSide{IPv6: 45 * n, IPv4: 12456 * n},
+		Parked:     1 * n,
+		Generated:  18 * n,
+		Drops:      map[string]uint64{"hop-limit": 12345 * n, "bad-checksum": 0, "table-full": 7 * n},
+		Sessions:   control.SessionCounts{Created: 5000 * n, Expired: 758 * n},
+	}
+}
+
+// ExampleSessions returns one session of each kind.
+func ExampleSessions() []control.Session {
+	return []control.Session{
+		{Protocol: "tcp", Client: Addr("[2001:db8::1]:40000"), Server6: Addr("[64:ff9b::c633:6401]:80"),
+			Mapped: Addr("192.0.2.1:1234"), Server4: Addr("198.51.100.1:80"), State: "ESTABLISHED", Origin: "nat64", IdleS: 0.3, ExpiresS: 7439.7},
+		{Protocol: "udp", Client: Addr("[2001:db8::2]:53186"), Server6: Addr("[64:ff9b::c633:6435]:53"),
+			Mapped: Addr("192.0.2.1:3719"), Server4: Addr("198.51.100.53:53"), State: "UDP", Origin: "handoff", IdleS: 12, ExpiresS: 288},
+		{Protocol: "icmp", Client: Addr("[2001:db8:0:1::1]:77"), Server6: Addr("[64:ff9b::c633:6401]:0"),
+			Mapped: Addr("192.0.2.2:4321"), Server4: Addr("198.51.100.1:0"), State: "ICMP", Origin: "static", IdleS: 59.9, ExpiresS: 0.1},
+	}
+}
+
+// Status is part of control.Daemon.
+func (d *Daemon) Status() control.Status { return d.StatusValue }
+
+// Stats is part of control.Daemon.
+func (d *Daemon) Stats() control.Stats { return d.StatsValue() }
+
+// DropReasons is part of control.Daemon.
+func (d *Daemon) DropReasons() []control.DropReason { return d.DropsValue }
+
+// Sessions is part of control.Daemon. It leaves filtering to the server.
+func (d *Daemon) Sessions(_ control.SessionFilter, yield func(control.Session) bool) {
+	d.SessionsFunc(yield)
+}
+
+// BIB is part of control.Daemon.
+func (d *Daemon) BIB(yield func(control.BIBEntry) bool) {
+	d.mu.Lock()
+	bib := append([]control.BIBEntry(nil), d.bib...)
+	d.mu.Unlock()
+	for _, e := range bib {
+		if !yield(e) {
+			return
+		}
+	}
+}
+
+// AddBIB is part of control.Daemon.
+func (d *Daemon) AddBIB(proto string, client, mapped netip.AddrPort) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, e := range d.bib {
+		if e.Protocol == proto && e.Mapped == mapped {
+			return fmt.Errorf("%s %s belongs to %s already", proto, mapped, e.Client)
+		}
+	}
+	d.bib = append(d.bib, control.BIBEntry{Protocol: proto, Client: client, Mapped: mapped, Static: true})
+	return nil
+}
+
+// RemoveBIB is part of control.Daemon.
+func (d *Daemon) RemoveBIB(proto string, mapped netip.AddrPort) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i, e := range d.bib {
+		if e.Protocol == proto && e.Mapped == mapped && e.Static {
+			d.bib = append(d.bib[:i], d.bib[i+1:]...)
+			return nil
+		}
+	}
+	return fmt.Errorf("%s %s has no static mapping", proto, mapped)
+}
