@@ -195,6 +195,14 @@ func addDefaultRoute(r route) error {
 	return netlink.RouteAdd(&netlink.Route{Family: family, Dst: ipNet(zero), Gw: r.via.AsSlice(), AdvMSS: r.advMSS})
 }
 
+// AddDefaultRoute gives the host a default route of the gateway's family.
+func (h Host) AddDefaultRoute(via netip.Addr) error {
+	if err := h.Enter(func() error { return addDefaultRoute(route{via: via}) }); err != nil {
+		return fmt.Errorf("host %s: default route via %s: %w", h.Name, via, err)
+	}
+	return nil
+}
+
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -130,8 +130,15 @@ func (l *Lab) Address(host, ifname string) netip.Addr {
 func (l *Lab) Client() netip.Addr { return l.Address("client", "eth0") }
 func (l *Lab) Server() netip.Addr { return l.Address("server", "eth0") }
 
+// Disown says that the lab shall stay up when this process ends, until
+// somebody takes it down by name.
+func (l *Lab) Disown() error {
+	l.Owner = 0
+	return l.writeState()
+}
+
 // Reap takes down the labs with that prefix whose process has ended without
-// doing so.
+// doing so, except for those that were disowned.
 func Reap(prefix string) error {
 	names, err := Names()
 	if err != nil {
@@ -143,7 +150,7 @@ func Reap(prefix string) error {
 			continue
 		}
 		l, err := Open(name)
-		if err == nil && processExists(l.Owner) {
+		if err == nil && (l.Owner == 0 || processExists(l.Owner)) {
 			continue
 		}
 		errs = append(errs, Down(name))

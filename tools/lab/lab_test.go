@@ -235,7 +235,10 @@ func TestSecondUpIsRefused(t *testing.T) {
 }
 
 func TestReapTakesTheLabsOfDeadProcessesOnly(t *testing.T) {
-	mine, orphan := up(t, Options{}), up(t, Options{})
+	mine, orphan, kept := up(t, Options{}), up(t, Options{}), up(t, Options{})
+	if err := kept.Disown(); err != nil {
+		t.Fatal(err)
+	}
 	gone := exec.Command("/bin/true")
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
@@ -251,8 +254,8 @@ func TestReapTakesTheLabsOfDeadProcessesOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Contains(names, mine.Options.Name) || slices.Contains(names, orphan.Options.Name) {
-		t.Errorf("left: %v, want %s but not %s", names, mine.Options.Name, orphan.Options.Name)
+	if !slices.Contains(names, mine.Options.Name) || !slices.Contains(names, kept.Options.Name) || slices.Contains(names, orphan.Options.Name) {
+		t.Errorf("left: %v, want %s and %s but not %s", names, mine.Options.Name, kept.Options.Name, orphan.Options.Name)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Status is what `nat64ctl --json status` says, as far as a lab looks at it.
@@ -142,4 +143,24 @@ func lines[T any](ctx context.Context, d *Daemon, args ...string) (all []T, err 
 		all = append(all, v)
 	}
 	return all, nil
+}
+
+// settleTimeout bounds the wait for the counters to add up. They do within
+// one burst of packets; a link is never silent for long, though, because the
+// kernels on it look for their neighbours.
+const settleTimeout = 5 * time.Second
+
+// SettledStats asks for the counters until they add up, or says by how much
+// they do not.
+func (d *Daemon) SettledStats(ctx context.Context) (Stats, error) {
+	for deadline := time.Now().Add(settleTimeout); ; {
+		s, err := d.Stats(ctx)
+		if err != nil || s.In() == s.Out() {
+			return s, err
+		}
+		if time.Now().After(deadline) {
+			return s, fmt.Errorf("received and generated: %d packets; translated, passed, parked and dropped: %d; they must be equal: %+v", s.In(), s.Out(), s)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }

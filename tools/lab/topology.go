@@ -81,6 +81,12 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
+// Check says what about the options cannot be built, without building it.
+func (o Options) Check() error {
+	_, err := o.withDefaults()
+	return err
+}
+
 // checkName keeps names to what is harmless as a file name.
 func checkName(name string) error {
 	if name == "" || len(name) > maxName {

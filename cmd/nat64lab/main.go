@@ -1,0 +1,158 @@
+// Command nat64lab builds client–NAT64–server networks out of namespaces and
+// veth pairs, and runs things in them.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"handoff64/tools/lab"
+)
+
+// version is set by the linker (-X main.version=…).
+var version string
+
+// Exit codes, as for all programs of the project.
+const (
+	exitOK = iota
+	exitFailure
+	exitUsage
+)
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+// command is one subcommand. It declares its flags on the set before run is
+// called, and run gets what is left after them.
+type command struct {
+	name, args, summary string
+	flags               func(*flag.FlagSet, *settings)
+	run                 func(context.Context, *settings, []string) error
+}
+
+// settings are the values of all flags; each command declares those it has.
+type settings struct {
+	options  lab.Options
+	binDir   string
+	noDaemon bool
+	keep     bool
+	megabyte int64
+	seconds  int
+	out      io.Writer
+}
+
+func commands() []command {
+	return []command{
+		{"up", "", "build a network and start nat64d in it", upFlags, runUp},
+		{"down", "", "take a network down, whatever is left of it", nameFlag, runDown},
+		{"exec", "HOST -- CMD [ARG...]", "run a program in a host: client, nat64, server, r6, r4, ...", nameFlag, runExec},
+		{"list", "", "list the networks that are up", func(*flag.FlagSet, *settings) {}, runList},
+		{"demo", "", "show TCP, UDP and ICMP going through nat64d", demoFlags, runDemo},
+		{"throughput", "", "measure TCP through nat64d beside plain kernel forwarding", throughputFlags, runThroughput},
+	}
+}
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// run is main without the process around it.
+func run(args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		usage(stderr)
+		return exitUsage
+	}
+	switch args[0] {
+	case "--help", "-help", "-h", "help":
+		usage(stdout)
+		return exitOK
+	case "--version", "-version":
+		fmt.Fprintln(stdout, "nat64lab", versionString())
+		return exitOK
+	}
+	for _, c := range commands() {
+		if c.name == args[0] {
+			return runCommand(c, args[1:], stdout, stderr)
+		}
+	}
+	fmt.Fprintf(stderr, "nat64lab: unknown command %q; `nat64lab --help` lists them\n", args[0])
+	return exitUsage
+}
+
+// runCommand parses the flags of one command and runs it.
+func runCommand(c command, args []string, stdout, stderr io.Writer) int {
+	s := &settings{out: stdout}
+	set := flag.NewFlagSet("nat64lab "+c.name, flag.ContinueOnError)
+	set.SetOutput(io.Discard)
+	showVersion := set.Bool("version", false, "print the version and exit")
+	c.flags(set, s)
+	switch err := set.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprintf(stdout, "usage: nat64lab %s [FLAGS] %s\n\n%s.\n\n", c.name, c.args, strings.ToUpper(c.summary[:1])+c.summary[1:])
+		set.SetOutput(stdout)
+		set.VisitAll(func(f *flag.Flag) { printFlag(stdout, f) })
+		return exitOK
+	case err != nil:
+		fmt.Fprintf(stderr, "nat64lab %s: %v; `nat64lab %s --help` explains\n", c.name, err, c.name)
+		return exitUsage
+	case *showVersion:
+		fmt.Fprintln(stdout, "nat64lab", versionString())
+		return exitOK
+	}
+	// A signal ends what is under way and lets it clean up; a second one
+	// ends the process at once.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	err := c.run(ctx, s, set.Args())
+	var misuse usageError
+	switch {
+	case errors.As(err, &misuse):
+		fmt.Fprintf(stderr, "nat64lab %s: %v; `nat64lab %s --help` explains\n", c.name, err, c.name)
+		return exitUsage
+	case err != nil:
+		fmt.Fprintf(stderr, "nat64lab %s: %v\n", c.name, err)
+		return exitFailure
+	}
+	return exitOK
+}
+
+// printFlag writes a flag the way the documentation spells it, with two
+// dashes.
+func printFlag(w io.Writer, f *flag.Flag) {
+	name, text := flag.UnquoteUsage(f)
+	if name != "" {
+		name = " " + strings.ToUpper(name)
+	}
+	if f.DefValue != "" && f.DefValue != "0" && f.DefValue != "false" {
+		text += fmt.Sprintf(" (default %s)", f.DefValue)
+	}
+	fmt.Fprintf(w, "  --%-20s %s\n", f.Name+name, text)
+}
+
+func usage(w io.Writer) {
+	fmt.Fprint(w, "usage: nat64lab COMMAND [FLAGS]\n\nBuilds networks of namespaces with a NAT64 in the middle. Needs root.\n\n")
+	for _, c := range commands() {
+		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.summary)
+	}
+	fmt.Fprint(w, "\n`nat64lab COMMAND --help` lists the flags of a command; --version prints the version.\n")
+}
+
+// versionString prefers what the linker set over what the module system
+// knows.
+func versionString() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,239 @@
+// Package throughput measures bulk TCP through nat64d beside the same machine's
+// plain kernel forwarding over the same kind of links, and prints a table.
+//
+//	nat64d:  client ── veth ── nat64 (nat64d)            ── veth ── server
+//	kernel:  client ── veth ── nat64 (net.ipv4.ip_forward) ── veth ── server
+//
+// Both have checksum and segmentation offloads off, so that every packet is
+// one of at most 1500 octets with a finished checksum, as on a wire.
+package throughput
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strconv"
+	"time"
+
+	"handoff64/tools/lab"
+)
+
+// repeats is how often each figure is measured; the median counts.
+const repeats = 3
+
+// Options says what to measure.
+type Options struct {
+	Lab      lab.Options // without routers
+	Binaries lab.Binaries
+	Out      io.Writer
+	Seconds  int // of each measurement
+}
+
+// path is one way from the client to the server.
+type path struct {
+	name           string
+	client, server lab.Host
+	listen, dial   netip.AddrPort
+}
+
+// Row is one line of the table: medians in 10⁶ bit/s of TCP payload, with the
+// smallest and largest of the runs.
+type Row struct {
+	Path, Tool, Direction string
+	Median, Min, Max      float64
+}
+
+// Run measures everything and prints the table.
+func Run(ctx context.Context, o Options) error {
+	rows, err := Measure(ctx, o)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(o.Out, "| path | tool | direction | median Mbit/s | min | max |\n|---|---|---|---:|---:|---:|\n")
+	for _, r := range rows {
+		fmt.Fprintf(o.Out, "| %s | %s | %s | %.0f | %.0f | %.0f |\n", r.Path, r.Tool, r.Direction, r.Median, r.Min, r.Max)
+	}
+	fmt.Fprintf(o.Out, "\nTCP payload, %d runs of %d s each, %d queue(s), veth with offloads off.\n", repeats, o.Seconds, max(o.Lab.Queues, 1))
+	return nil
+}
+
+// Measure measures kernel forwarding and nat64d, each in a network of its own.
+func Measure(ctx context.Context, o Options) ([]Row, error) {
+	name := o.Lab.Name
+	if name == "" {
+		name = lab.DefaultName
+	}
+	var rows []Row
+	for _, kind := range []struct {
+		suffix  string
+		prepare func(context.Context, *lab.Lab, Options) (path, error)
+	}{{"-kernel", kernelPath}, {"-nat64d", nat64dPath}} {
+		o.Lab.Name, o.Lab.Routers = name+kind.suffix, false
+		more, err := measureIn(ctx, o, kind.prepare)
+		if err != nil {
+			return nil, err
+		}
+		rows = append(rows, more...)
+	}
+	return rows, nil
+}
+
+// measureIn builds one network, measures, and takes it down.
+func measureIn(ctx context.Context, o Options, prepare func(context.Context, *lab.Lab, Options) (path, error)) (rows []Row, err error) {
+	l, err := lab.Up(o.Lab)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, l.Down()) }()
+	p, err := prepare(ctx, l, o)
+	if err != nil {
+		return nil, err
+	}
+	tools := []struct {
+		name string
+		run  func(context.Context, path, int, bool) (float64, error)
+	}{{"built in", stream}}
+	if _, err := exec.LookPath("iperf3"); err == nil {
+		tools = append(tools, struct {
+			name string
+			run  func(context.Context, path, int, bool) (float64, error)
+		}{"iperf3", iperf3})
+	}
+	for _, tool := range tools {
+		for _, download := range []bool{true, false} {
+			row := Row{Path: p.name, Tool: tool.name, Direction: "client to server"}
+			if download {
+				row.Direction = "server to client"
+			}
+			var runs []float64
+			for range repeats {
+				mbps, err := tool.run(ctx, p, o.Seconds, download)
+				if err != nil {
+					return nil, fmt.Errorf("%s, %s, %s: %w", p.name, tool.name, row.Direction, err)
+				}
+				runs = append(runs, mbps)
+			}
+			slices.Sort(runs)
+			row.Min, row.Median, row.Max = runs[0], runs[len(runs)/2], runs[len(runs)-1]
+			rows = append(rows, row)
+		}
+	}
+	return rows, nil
+}
+
+// kernelPath lets the nat64 host's kernel forward IPv4 and gives the client an
+// IPv4 address.
+func kernelPath(_ context.Context, l *lab.Lab, _ Options) (path, error) {
+	client, nat64 := l.Host("client"), l.Host("nat64")
+	err := errors.Join(
+		nat64.SetSysctl("ipv4/ip_forward", "1"),
+		nat64.AddAddress(lab.IPv6Interface, netip.MustParsePrefix("198.51.100.1/24")),
+		client.AddAddress("eth0", netip.MustParsePrefix("198.51.100.10/24")),
+		client.AddDefaultRoute(netip.MustParseAddr("198.51.100.1")),
+	)
+	server := netip.AddrPortFrom(l.Server(), 5201)
+	return path{"kernel IPv4 forwarding", client, l.Host("server"), server, server}, err
+}
+
+// nat64dPath starts nat64d.
+func nat64dPath(ctx context.Context, l *lab.Lab, o Options) (path, error) {
+	d := l.Daemon(o.Binaries)
+	d.Config["workers"] = map[string]any{"count": max(o.Lab.Queues, 1)}
+	err := d.Start(ctx)
+	listen := netip.AddrPortFrom(l.Server(), 5201)
+	dial := netip.AddrPortFrom(lab.Embed(l.Server()), 5201)
+	return path{"nat64d", l.Host("client"), l.Host("server"), listen, dial}, err
+}
+
+// stream sends over one TCP connection for some seconds and returns the rate
+// at which the receiver received.
+func stream(ctx context.Context, p path, seconds int, download bool) (float64, error) {
+	l, err := p.server.Listen("tcp", p.listen.String())
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds)*time.Second+20*time.Second)
+	defer cancel()
+	near, err := p.client.DialContext(ctx, "tcp", p.dial.String())
+	if err != nil {
+		return 0, err
+	}
+	defer near.Close()
+	far, err := l.Accept()
+	if err != nil {
+		return 0, fmt.Errorf("accept: %w", err)
+	}
+	defer far.Close()
+	from, to := near, far
+	if download {
+		from, to = far, near
+	}
+	stop := context.AfterFunc(ctx, func() { near.Close(); far.Close() })
+	defer stop()
+	sent := make(chan error, 1)
+	start := time.Now()
+	go func() { sent <- send(from, start.Add(time.Duration(seconds)*time.Second)) }()
+	got, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{to}, make([]byte, 256<<10))
+	elapsed := time.Since(start)
+	if err = errors.Join(err, <-sent); err != nil {
+		return 0, fmt.Errorf("after %d octets: %w", got, err)
+	}
+	return float64(got) * 8 / elapsed.Seconds() / 1e6, nil
+}
+
+// send writes until the time has come, then ends its direction.
+func send(c net.Conn, until time.Time) error {
+	buf := make([]byte, 256<<10)
+	for time.Now().Before(until) {
+		if _, err := c.Write(buf); err != nil {
+			return fmt.Errorf("send: %w", err)
+		}
+	}
+	return c.(*net.TCPConn).CloseWrite()
+}
+
+// iperf3 does the same with the program that people compare with.
+func iperf3(ctx context.Context, p path, seconds int, download bool) (float64, error) {
+	server := exec.CommandContext(ctx, "iperf3", "--server", "--one-off", "--bind", p.listen.Addr().String())
+	if err := p.server.Start(server); err != nil {
+		return 0, err
+	}
+	defer func() {
+		// It has ended after one client; if there was none, it ends here.
+		_ = server.Process.Kill()
+		_ = server.Wait()
+	}()
+	args := []string{"--client", p.dial.Addr().String(), "--time", strconv.Itoa(seconds), "--json"}
+	if download {
+		args = append(args, "--reverse")
+	}
+	var report struct {
+		Error string `json:"error"`
+		End   struct {
+			Received struct {
+				BitsPerSecond float64 `json:"bits_per_second"`
+			} `json:"sum_received"`
+		} `json:"end"`
+	}
+	// The server says nothing when it is ready, and one that does not yet
+	// listen refuses the client.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		out, err := p.client.Output(ctx, "iperf3", args...)
+		if jsonErr := json.Unmarshal([]byte(out), &report); jsonErr != nil {
+			return 0, errors.Join(fmt.Errorf("iperf3 printed %q: %w", out, jsonErr), err)
+		}
+		if err == nil {
+			return report.End.Received.BitsPerSecond / 1e6, nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return 0, fmt.Errorf("iperf3: %s: %w", report.Error, err)
+		}
+	}
+}
