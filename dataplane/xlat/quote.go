@@ -46,7 +46,8 @@ func extension(b []byte, p, inner *packet.Parsed, attr, unit int) (to int, ok bo
 // header; outer that of all in front of it; align and limit are the outgoing
 // side's unit of the length attribute and largest error, and keep says whether
 // the outgoing type has the attribute at all. An extension that would exceed
-// the limit is cut off (RFC 7915 §4.2).
+// the limit, or that stands further back than the attribute's octet can say, is
+// cut off (RFC 7915 §4.2).
 func newQuote(p, inner *packet.Parsed, to int, ext, keep bool, header, outer, align, limit int) quote {
 	q := quote{from: int(inner.L4), to: to}
 	q.l4 = q.from
