@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"syscall"
 )
 
@@ -149,7 +150,9 @@ func (c *Client) unreachable(err error) error {
 	remedy := "is nat64d running?"
 	switch {
 	case errors.Is(err, context.Canceled):
-		return err
+		return context.Canceled
+	case errors.Is(err, context.DeadlineExceeded):
+		remedy = "nat64d runs but does not answer: look at its log"
 	case errors.Is(err, fs.ErrNotExist):
 		remedy = "start nat64d, or name its control_socket with --socket"
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -157,9 +160,12 @@ func (c *Client) unreachable(err error) error {
 	case errors.Is(err, fs.ErrPermission):
 		remedy = "run as root or as a member of the socket's group"
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op.Err // without the URL that is none of the user's business
+	// The URL that these carry is none of the user's business.
+	if u := (*url.Error)(nil); errors.As(err, &u) {
+		err = u.Err
+	}
+	if op := (*net.OpError)(nil); errors.As(err, &op) {
+		err = op.Err
 	}
 	return fmt.Errorf("no answer on %s: %w; %s", c.path, err, remedy)
 }

@@ -83,7 +83,7 @@ func TestFields(t *testing.T) {
 			"interfaces.ipv6.zero_copy interfaces.ipv6.queues interfaces.ipv4.name workers.0.cpu workers.0.queue pool6.0 pool4.0 " +
 			"sessions.used sessions.capacity bib.used handoff.enabled handoff.servers handoff.cached_entries"},
 		"stats": {controltest.ExampleStats(1), "rx.ipv6.packets rx.ipv4.bytes tx.ipv6.packets tx.ipv4.bytes translated.v6_to_v4 " +
-			"translated.v4_to_v6 translated.hairpin drops.hop-limit sessions.created sessions.expired handoff.notifications " +
+			"translated.v4_to_v6 translated.hairpin drops.hop_limit sessions.created sessions.expired handoff.notifications " +
 			"handoff.queries handoff.replies handoff.entries_cached handoff.entries_purged handoff.tunnelled handoff.invalid " +
 			"passed.ipv6 passed.ipv4 parked generated"},
 		"drop":    {controltest.New().DropReasons()[0], "name count step sentence section"},
@@ -402,8 +402,8 @@ nat64_passed_packets_total{side="ipv6"} 45
 nat64_passed_packets_total{side="ipv4"} 12456
 nat64_generated_packets_total 18
 nat64_parked_packets 1
-nat64_dropped_packets_total{reason="hop-limit"} 12345
-nat64_dropped_packets_total{reason="bad-checksum"} 0
+nat64_dropped_packets_total{reason="hop_limit"} 12345
+nat64_dropped_packets_total{reason="bad_header_checksum"} 0
 nat64_sessions 4242
 nat64_sessions_capacity 1.048576e+06
 nat64_sessions_created_total 5000

@@ -33,9 +33,9 @@ func New() *Daemon {
 		StatusValue: exampleStatus(),
 		StatsValue:  func() control.Stats { return ExampleStats(1) },
 		DropsValue: []control.DropReason{
-			{Name: "hop-limit", Count: 12345, Step: "classify", Sentence: "The hop limit ran out.", Section: "RFC 7915 §5.1"},
-			{Name: "bad-checksum", Count: 0, Step: "parse", Sentence: "A checksum was wrong.", Section: "RFC 7915 §4.5"},
-			{Name: "table-full", Count: 7, Step: "lookup", Sentence: "The session table is full: raise limits.sessions.", Section: "RFC 6146 §3.5"},
+			{Name: "hop_limit", Count: 12345, Step: "classify", Sentence: "The hop limit ran out.", Section: "RFC 7915 §5.1"},
+			{Name: "bad_header_checksum", Count: 0, Step: "parse", Sentence: "A checksum was wrong.", Section: "RFC 7915 §4.5"},
+			{Name: "table_full", Count: 7, Step: "lookup", Sentence: "The session table is full: raise limits.sessions.", Section: "RFC 6146 §3.5"},
 		},
 		SessionsFunc: func(yield func(control.Session) bool) {
 			for _, s := range ExampleSessions() {
@@ -78,7 +78,7 @@ func ExampleStats(n uint64) control.Stats {
 		Passed:     control.PerSide{IPv6: 45 * n, IPv4: 12456 * n},
 		Parked:     1 * n,
 		Generated:  18 * n,
-		Drops:      map[string]uint64{"hop-limit": 12345 * n, "bad-checksum": 0, "table-full": 7 * n},
+		Drops:      map[string]uint64{"hop_limit": 12345 * n, "bad_header_checksum": 0, "table_full": 7 * n},
 		Sessions:   control.SessionCounts{Created: 5000 * n, Expired: 758 * n},
 	}
 }
