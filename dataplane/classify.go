@@ -1,0 +1,57 @@
+package dataplane
+
+import "handoff64/dataplane/packet"
+
+// classify decides for every packet whether it is for us and what it needs
+// from the tables. The XDP filter has already left to the kernel what is the
+// host's; what arrives here and is not for the NAT64 is dropped by name.
+func (w *Worker) classify(b *burst) {
+	for i := range b.n {
+		m := &b.meta[i]
+		if m.verdict != undecided {
+			continue
+		}
+		if m.dir == V6ToV4 {
+			p := w.rules.pool6Index(m.p.DstHi, m.p.DstLo)
+			if p < 0 {
+				w.drop(m, DropNotPool6)
+				continue
+			}
+			m.pool6 = uint8(p)
+			m.server = w.rules.Pool6[p].Extract(m.p.DstHi, m.p.DstLo)
+		} else if !w.rules.Pool4.Contains(m.p.Dst4) {
+			w.drop(m, DropNotPool4)
+			continue
+		}
+		if m.p.MoreFrags || m.p.FragOffset != 0 {
+			w.drop(m, DropFragment)
+			continue
+		}
+		switch m.p.Kind {
+		case packet.KindTCP, packet.KindUDP, packet.KindEchoRequest, packet.KindEchoReply:
+			m.class = classSession
+		case packet.KindICMPError:
+			m.class = classError
+		case packet.KindICMPOther:
+			w.drop(m, DropICMPType)
+		default:
+			w.refuseProtocol(m)
+		}
+	}
+}
+
+// refuseProtocol answers a client that tries a protocol no NAT64 can carry
+// with ICMPv6 Parameter Problem "unrecognized Next Header" (protocol.md §6);
+// on the IPv4 side with Protocol Unreachable (RFC 1122 §3.2.2.1).
+func (w *Worker) refuseProtocol(m *meta) {
+	if m.dir == V6ToV4 {
+		w.answer6(m, 4, 1, nextHeaderOffset)
+	} else {
+		w.answer4(m, 3, 2, 0)
+	}
+	w.drop(m, DropProtocol)
+}
+
+// nextHeaderOffset is where the IPv6 header names what follows it, the pointer
+// of a Parameter Problem about it (RFC 8200 §3).
+const nextHeaderOffset = 6

@@ -1,0 +1,117 @@
+package dataplane
+
+import (
+	"handoff64/ring"
+)
+
+// Group couples the workers of one translator. A client's mappings belong to
+// one worker; when a packet that opens a session arrives on another worker's
+// queue, its frame goes to the owner and a free frame comes back in exchange,
+// so that no worker runs dry.
+type Group struct {
+	workers []*Worker
+	rings   [][]*ring.SPSC[handover] // [from][to]
+	refunds [][]*ring.SPSC[uint64]   // [from][to]: frames in exchange
+}
+
+// handover is a packet on its way to the worker that owns its client.
+type handover struct {
+	desc    ring.Desc
+	hairpin bool
+}
+
+// handoverRing is how many packets may be underway between two workers.
+const handoverRing = 1024
+
+// NewGroup returns the rings for n workers. Workers join by being created.
+func NewGroup(n int) *Group {
+	g := &Group{workers: make([]*Worker, n)}
+	for from := range n {
+		g.rings = append(g.rings, make([]*ring.SPSC[handover], n))
+		g.refunds = append(g.refunds, make([]*ring.SPSC[uint64], n))
+		for to := range n {
+			if to != from {
+				g.rings[from][to] = ring.NewSPSC[handover](handoverRing)
+				g.refunds[from][to] = ring.NewSPSC[uint64](handoverRing)
+			}
+		}
+	}
+	return g
+}
+
+func (g *Group) join(w *Worker) { g.workers[w.id] = w }
+
+func (g *Group) size() int { return len(g.workers) }
+
+// underway counts the packets that the worker gave to others and that they
+// have not taken yet. Safe from any goroutine.
+func (g *Group) underway(from int) (n uint64) {
+	for _, q := range g.rings[from] {
+		if q != nil {
+			n += uint64(q.Len())
+		}
+	}
+	return n
+}
+
+// giveTo hands the packet to its owner.
+func (w *Worker) giveTo(owner int, m *meta) {
+	if !w.group.rings[w.id][owner].Push(handover{ring.Desc{Addr: m.addr, Len: m.len}, m.hairpin}) {
+		w.drop(m, DropHandoverFull)
+		return
+	}
+	m.verdict = gone
+	w.gave |= 1 << owner
+}
+
+// inbox is scratch for what other workers sent.
+type inbox struct {
+	packets [BurstSize]handover
+	frames  [BurstSize]uint64
+	owed    [maxWorkers]int // frames that we still have to give in exchange
+}
+
+// maxWorkers fits the bit set of woken workers.
+const maxWorkers = 64
+
+// takeHandovers works on one burst from every other worker.
+func (w *Worker) takeHandovers() (taken int) {
+	for from := range w.group.size() {
+		if from == w.id {
+			continue
+		}
+		n := w.group.refunds[from][w.id].PopBatch(w.in.frames[:])
+		for _, f := range w.in.frames[:n] {
+			w.frames.Push(f)
+		}
+		n = w.group.rings[from][w.id].PopBatch(w.in.packets[:])
+		w.in.owed[from] += n
+		w.refund(from)
+		if n == 0 {
+			continue
+		}
+		w.main.n = 0
+		for i := range n {
+			w.main.add(w.umem, w.in.packets[i].desc, w.in.packets[i].hairpin)
+		}
+		w.process(&w.main)
+		taken += n
+	}
+	return taken
+}
+
+// refund gives free frames back for the packets that a worker sent us, as far
+// as we have any; the rest stays owed.
+func (w *Worker) refund(to int) {
+	for w.in.owed[to] > 0 {
+		f, ok := w.frames.Pop()
+		if !ok {
+			return
+		}
+		if !w.group.refunds[w.id][to].Push(f) {
+			w.frames.Push(f)
+			return
+		}
+		w.in.owed[to]--
+	}
+}

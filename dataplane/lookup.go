@@ -1,0 +1,155 @@
+package dataplane
+
+import (
+	"handoff64/conntrack"
+	"handoff64/dataplane/packet"
+)
+
+// lookup finds every packet's session: first all keys are hashed and the first
+// cache line of each search is touched, so that the misses of a burst overlap;
+// then the sessions are read. What has none goes the slow path.
+func (w *Worker) lookup(b *burst) {
+	var touched uint64
+	for i := range b.n {
+		m := &b.meta[i]
+		if m.verdict != undecided || m.class != classSession {
+			continue
+		}
+		if m.dir == V6ToV4 {
+			m.key64()
+			m.hash = w.table.Hash64(&m.k64)
+			touched ^= w.table.Touch64(m.hash)
+		} else {
+			m.key46()
+			m.hash = w.table.Hash46(&m.k46)
+			touched ^= w.table.Touch46(m.hash)
+		}
+	}
+	w.touched = touched // keeps the compiler from dropping the loads
+	for i := range b.n {
+		m := &b.meta[i]
+		switch {
+		case m.verdict != undecided:
+		case m.class == classError:
+			w.lookupError(m)
+		case m.dir == V6ToV4:
+			w.lookup64(m)
+		default:
+			w.lookup46(m)
+		}
+	}
+}
+
+// key64 builds the session key of a packet from the IPv6 side. An echo has its
+// identifier as client port and no server port.
+func (m *meta) key64() {
+	k := &m.k64
+	k.Client = conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo}
+	k.Server, k.Pool6 = m.server, m.pool6
+	proto, echo := protocol(&m.p)
+	k.Proto, k.ClientPort, k.ServerPort = conntrack.Proto(proto), m.p.SrcPort, m.p.DstPort
+	if echo {
+		k.ServerPort = 0
+	}
+}
+
+func (m *meta) key46() {
+	k := &m.k46
+	k.Server, k.Mapped = m.p.Src4, m.p.Dst4
+	proto, echo := protocol(&m.p)
+	k.Proto, k.MappedPort, k.ServerPort = conntrack.Proto(proto), m.p.DstPort, m.p.SrcPort
+	if echo {
+		k.ServerPort = 0
+	}
+}
+
+func (w *Worker) lookup64(m *meta) {
+	if !w.table.Lookup64(&m.k64, m.hash, &m.v64) {
+		w.open64(m)
+		return
+	}
+	if m.k64.Proto == conntrack.TCP {
+		w.table.PacketTCP64(&m.v64, m.p.TCPFlags, w.now)
+	} else {
+		m.v64.Touch(w.now)
+	}
+}
+
+func (w *Worker) lookup46(m *meta) {
+	if !w.table.Lookup46(&m.k46, m.hash, &m.v46) {
+		w.open46(m)
+		return
+	}
+	if m.k46.Proto == conntrack.TCP {
+		w.table.PacketTCP46(&m.v46, m.p.TCPFlags, w.now)
+	} else {
+		m.v46.Touch(w.now)
+	}
+}
+
+// lookupError finds the session of the packet that an ICMP error quotes. The
+// quoted packet went the other way, so its source is the error's destination.
+// Errors keep no session alive (RFC 5508 §4.2, REQ-5).
+func (w *Worker) lookupError(m *meta) {
+	if m.dir == V6ToV4 {
+		w.lookupError64(m)
+	} else {
+		w.lookupError46(m)
+	}
+}
+
+func (w *Worker) lookupError64(m *meta) {
+	q := &m.quote
+	if packet.ParseQuoted6(m.frame, int(m.p.L4)+icmpHeader, int(m.p.End), q) != packet.Good || !quotable(q) {
+		w.drop(m, DropQuote)
+		return
+	}
+	prefix := w.rules.pool6Index(q.SrcHi, q.SrcLo)
+	if prefix < 0 {
+		w.drop(m, DropErrorWithoutSession)
+		return
+	}
+	proto, echo := protocol(q)
+	m.k64 = conntrack.Key64{
+		Client: conntrack.Addr6{Hi: q.DstHi, Lo: q.DstLo}, ClientPort: q.DstPort,
+		Server: w.rules.Pool6[prefix].Extract(q.SrcHi, q.SrcLo), ServerPort: q.SrcPort,
+		Proto: conntrack.Proto(proto), Pool6: uint8(prefix),
+	}
+	if echo {
+		m.k64.ServerPort = 0
+	}
+	if !w.table.Lookup64(&m.k64, w.table.Hash64(&m.k64), &m.v64) {
+		w.drop(m, DropErrorWithoutSession)
+	}
+}
+
+func (w *Worker) lookupError46(m *meta) {
+	q := &m.quote
+	if packet.ParseQuoted4(m.frame, int(m.p.L4)+icmpHeader, int(m.p.End), q) != packet.Good || !quotable(q) {
+		w.drop(m, DropQuote)
+		return
+	}
+	proto, echo := protocol(q)
+	m.k46 = conntrack.Key46{
+		Server: q.Dst4, ServerPort: q.DstPort, Mapped: q.Src4, MappedPort: q.SrcPort, Proto: conntrack.Proto(proto),
+	}
+	if echo {
+		m.k46.ServerPort = 0
+	}
+	if !w.table.Lookup46(&m.k46, w.table.Hash46(&m.k46), &m.v46) {
+		w.drop(m, DropErrorWithoutSession)
+	}
+}
+
+// icmpHeader is what stands in front of the quoted packet in an ICMP error of
+// either version (RFC 792, RFC 4443 §2.1).
+const icmpHeader = 8
+
+// quotable says whether a quoted packet can have had a session.
+func quotable(q *packet.Parsed) bool {
+	switch q.Kind {
+	case packet.KindTCP, packet.KindUDP, packet.KindEchoRequest, packet.KindEchoReply:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,222 @@
+package dataplane
+
+import (
+	"handoff64/dataplane/packet"
+	"handoff64/dataplane/xlat"
+)
+
+// translateReasons gives each way translation can fail its name.
+var translateReasons = [xlat.NumStatus]DropReason{
+	xlat.UnsupportedProtocol: DropProtocol,
+	xlat.FragmentedICMP:      DropFragment,
+	xlat.UDPZeroIPv6:         DropUDPZeroChecksum,
+	xlat.UDPZeroChecksum:     DropUDPZeroChecksum,
+	xlat.UDPZeroFragment:     DropUDPZeroChecksum,
+	xlat.NoHeadroom:          DropHeadroom,
+	xlat.ICMPChecksum:        DropICMPChecksum,
+	xlat.ICMPTypeUnmapped:    DropICMPType,
+	xlat.ICMPCodeUnmapped:    DropICMPType,
+	xlat.ICMPPointerUnmapped: DropICMPType,
+	xlat.InnerError:          DropQuote,
+	xlat.InnerUnsupported:    DropQuote,
+	xlat.InnerFragment:       DropQuote,
+}
+
+// translate rewrites every packet that found its session, where it lies. What
+// can send it back (hop limit, route, size) is looked at before the first
+// octet changes, so that errors quote the packet as it came and a parked one
+// can start again.
+func (w *Worker) translate(b *burst) {
+	for i := range b.n {
+		m := &b.meta[i]
+		if m.verdict != undecided {
+			continue
+		}
+		if m.dir == V6ToV4 {
+			w.translate64(m)
+		} else {
+			w.translate46(m)
+		}
+	}
+}
+
+func (w *Worker) translate64(m *meta) {
+	if m.p.TTL <= 1 { // RFC 7915 §5.1
+		w.answer6(m, 3, 0, 0)
+		w.drop(m, DropHopLimit)
+		return
+	}
+	next := turned
+	if !w.rules.Pool4.Contains(m.server) {
+		next = forward
+		if !w.route64(m) {
+			return
+		}
+		mtu := w.mtu(IPv4, m.hop.MTU)
+		if size := uint32(xlat.Size4(&m.p)); size > mtu {
+			// RFC 7915 §5.2: what fits the IPv4 link is 20 octets more on this side
+			w.answer6(m, 2, 0, max(mtu+20, minIPv6MTU))
+			w.drop(m, DropTooBig6)
+			return
+		}
+	} else if !w.rules.Hairpin {
+		w.answer6(m, 1, 1, 0)
+		w.drop(m, DropHairpinOff)
+		return
+	}
+	w.opts.ID = uint16(w.rand()) | 1
+	var s xlat.Status
+	if m.class == classError {
+		f := w.errorFlow64(m)
+		m.start, m.end, s = xlat.Error6to4(m.frame, &m.p, &m.quote, &f, &w.opts)
+	} else {
+		f := xlat.Flow64{Src: m.v64.Mapped, Dst: m.server, SrcPort: m.v64.MappedPort, DstPort: m.p.DstPort, Delta: w.delta64(m)}
+		m.start, s = xlat.V6ToV4(m.frame, &m.p, &f, &w.opts)
+		m.end = int(m.p.End)
+	}
+	if s != xlat.OK {
+		w.drop(m, translateReasons[s])
+		return
+	}
+	m.verdict = next
+}
+
+// delta64 is the session's checksum difference. It was made for a server
+// address with a zero suffix; what a client put there instead (RFC 6052 §2.2
+// has it ignored) stands in the packet's checksum and is taken out here.
+func (w *Worker) delta64(m *meta) uint16 {
+	p := &w.rules.Pool6[m.pool6]
+	if p.Bits == 96 {
+		return m.v64.Delta
+	}
+	hi, lo := p.Embed(m.server)
+	if hi == m.p.DstHi && lo == m.p.DstLo {
+		return m.v64.Delta
+	}
+	suffix := packet.Delta(packet.SumAddr6(m.p.DstHi, m.p.DstLo), packet.SumAddr6(hi, lo))
+	return packet.Fold(uint64(m.v64.Delta) + uint64(suffix))
+}
+
+// minIPv6MTU is the smallest MTU of an IPv6 link (RFC 8200 §5).
+const minIPv6MTU = 1280
+
+func (w *Worker) translate46(m *meta) {
+	if m.p.TTL <= 1 { // RFC 7915 §4.1
+		w.answer4(m, 11, 0, 0)
+		w.drop(m, DropTTL)
+		return
+	}
+	if !w.route46(m) {
+		return
+	}
+	if m.class == classError {
+		f := w.errorFlow46(m)
+		var s xlat.Status
+		if m.start, m.end, s = xlat.Error4to6(m.frame, &m.p, &m.quote, &f, &w.opts); s != xlat.OK {
+			w.drop(m, translateReasons[s])
+			return
+		}
+		m.verdict = forward
+		return
+	}
+	mtu := w.mtu(IPv6, m.hop.MTU)
+	size := uint32(xlat.Size6(&m.p))
+	if m.p.DF && size > mtu { // RFC 7915 §4, RFC 1191
+		w.answer4(m, 3, 4, mtu-20)
+		w.drop(m, DropTooBig4)
+		return
+	}
+	f := w.flow46(m)
+	start, s := xlat.V4ToV6(m.frame, &m.p, &f, &w.opts)
+	if s != xlat.OK {
+		w.drop(m, translateReasons[s])
+		return
+	}
+	m.start, m.end, m.verdict = start, int(m.p.End), forward
+	if limit := min(mtu, w.rules.LowestIPv6MTU); size > limit && !m.p.DF {
+		w.fragment(m, int(limit))
+	}
+}
+
+// flow46 is what the session says of a packet towards the client. The source
+// carries the server's IPv4 address in the prefix that the client used.
+func (w *Worker) flow46(m *meta) xlat.Flow46 {
+	v := &m.v46
+	f := xlat.Flow46{
+		DstHi: v.Client.Hi, DstLo: v.Client.Lo, SrcPort: m.p.SrcPort, DstPort: v.ClientPort, Delta: v.Delta,
+	}
+	f.SrcHi, f.SrcLo = w.rules.Pool6[v.Pool6].Embed(m.p.Src4)
+	return f
+}
+
+// errorFlow64 addresses an ICMP error from the IPv6 side. Its source becomes
+// the mapped address of the packet that it quotes: an IPv6 router has no IPv4
+// address of its own (RFC 6146 §3.4).
+func (w *Worker) errorFlow64(m *meta) xlat.ErrorFlow64 {
+	return xlat.ErrorFlow64{
+		Src: m.v64.Mapped, Dst: m.server,
+		InnerSrc: m.k64.Server, InnerSrcPort: m.quote.SrcPort,
+		InnerDst: m.v64.Mapped, InnerDstPort: m.v64.MappedPort,
+	}
+}
+
+// errorFlow46 addresses an ICMP error from the IPv4 side. A router keeps its
+// own address, inside the prefix, so that traceroute shows it.
+func (w *Worker) errorFlow46(m *meta) xlat.ErrorFlow46 {
+	v := &m.v46
+	p := &w.rules.Pool6[v.Pool6]
+	f := xlat.ErrorFlow46{
+		DstHi: v.Client.Hi, DstLo: v.Client.Lo,
+		InnerSrcHi: v.Client.Hi, InnerSrcLo: v.Client.Lo, InnerSrcPort: v.ClientPort,
+		InnerDstPort: m.quote.DstPort,
+	}
+	f.SrcHi, f.SrcLo = p.Embed(m.p.Src4)
+	f.InnerDstHi, f.InnerDstLo = p.Embed(m.quote.Dst4)
+	return f
+}
+
+// fragment sends a translated packet without DF as IPv6 fragments of at most
+// mtu octets (RFC 7915 §4): IPv6 routers do not fragment, so the translator
+// must. The first counts as the packet itself, the others as generated.
+func (w *Worker) fragment(m *meta, mtu int) {
+	src := m.frame[m.start:m.end]
+	n := xlat.Fragments6(src, mtu)
+	if n == 0 || w.frames.Len() < n {
+		w.drop(m, DropNoFrame)
+		return
+	}
+	dir := m.dir
+	if m.hairpin {
+		dir = Hairpin
+	}
+	id := w.rand()
+	for off := 0; off >= 0; {
+		var octets int
+		addr, _ := w.frames.Pop()
+		frame := w.umem.Frame(addr)
+		octets, off = xlat.NextFragment6(frame[answerL3:], src, off, mtu, id)
+		writeEthernet(frame[answerL3-ethernetHeader:], m.hop, dir)
+		w.enqueue(answerDesc(addr, octets), dir)
+	}
+	w.counters.Generated += uint64(n - 1)
+	w.frames.Push(m.addr)
+	m.verdict = gone
+}
+
+// mtu of a packet that leaves on the side: the configured one or the
+// interface's, and never more than its route allows.
+func (w *Worker) mtu(side Family, hop uint32) uint32 {
+	if m := w.rules.MTU[side]; m != 0 {
+		return min(m, hop)
+	}
+	return hop
+}
+
+// protocol of a session: ICMP stands for both ICMP versions.
+func protocol(p *packet.Parsed) (proto uint8, isEcho bool) {
+	switch p.Kind {
+	case packet.KindTCP, packet.KindUDP:
+		return p.Proto, false
+	}
+	return packet.ProtoICMP, true
+}

@@ -1,0 +1,101 @@
+package dataplane
+
+import (
+	"encoding/binary"
+
+	"handoff64/dataplane/nexthop"
+	"handoff64/ring"
+)
+
+// tx queues every translated packet of the burst for its interface and starts
+// hairpinned ones on their second round.
+func (w *Worker) tx(b *burst) {
+	for i := range b.n {
+		m := &b.meta[i]
+		switch m.verdict {
+		case forward:
+			w.send(m)
+		case turned:
+			start := m.start - ethernetHeader
+			binary.BigEndian.PutUint16(m.frame[start+12:], etherTypeIPv4)
+			w.turn.add(w.umem, m.desc(), true)
+		}
+	}
+}
+
+// desc describes the translated packet with its Ethernet header in front.
+func (m *meta) desc() ring.Desc {
+	base := m.addr - uint64(m.offset())
+	return ring.Desc{Addr: base + uint64(m.start-ethernetHeader), Len: uint32(m.end - m.start + ethernetHeader)}
+}
+
+// send writes the Ethernet header and queues the packet.
+func (w *Worker) send(m *meta) {
+	dir := m.dir
+	if m.hairpin {
+		dir = Hairpin
+	}
+	m.hop.MarkUsed()
+	writeEthernet(m.frame[m.start-ethernetHeader:], m.hop, dir)
+	w.enqueue(m.desc(), dir)
+}
+
+func writeEthernet(b []byte, h *nexthop.Hop, dir Direction) {
+	_ = b[ethernetHeader-1]
+	copy(b[:12], h.Eth[:])
+	t := uint16(etherTypeIPv6)
+	if dir == V6ToV4 {
+		t = etherTypeIPv4
+	}
+	binary.BigEndian.PutUint16(b[12:], t)
+}
+
+// side is the interface that a direction leaves through.
+func (d Direction) side() Family {
+	if d == V6ToV4 {
+		return IPv4
+	}
+	return IPv6
+}
+
+// enqueue appends to the outbox; a full one is sent first.
+func (w *Worker) enqueue(d ring.Desc, dir Direction) {
+	o := &w.out[dir.side()]
+	if o.n == outboxSize {
+		w.flushOutbox(dir.side())
+	}
+	o.descs[o.n], o.dirs[o.n] = d, dir
+	o.n++
+}
+
+// flushOutbox hands what is queued to the port. What its ring does not take is
+// dropped: waiting would stop everybody else's packets.
+func (w *Worker) flushOutbox(side Family) {
+	o := &w.out[side]
+	if o.n == 0 {
+		return
+	}
+	sent := o.port.Send(o.descs[:o.n])
+	var octets uint64
+	for i := range sent {
+		w.counters.Translated[o.dirs[i]]++
+		octets += uint64(o.descs[i].Len)
+	}
+	w.counters.TxPackets[side] += uint64(sent)
+	w.counters.TxBytes[side] += octets
+	for i := sent; i < o.n; i++ {
+		w.counters.drop(DropTXFull)
+		w.frames.Push(o.descs[i].Addr)
+	}
+	o.n = 0
+}
+
+// flush ends a round: everything queued goes out and every port is told, so
+// that nothing waits for the next packet to come.
+func (w *Worker) flush() {
+	w.flushOutbox(IPv6)
+	w.flushOutbox(IPv4)
+	for i := range w.rx {
+		w.rx[i].Flush()
+	}
+}

@@ -1,0 +1,209 @@
+// Package dataplane is the poll-mode translator. A Worker takes a burst of
+// packets from a port and takes it through the steps, one file a step:
+//
+//	        rx.go      parse.go   classify.go    lookup.go      translate.go    tx.go
+//	RX ───► burst ───► offsets ─► for us? ─────► session ─────► headers ──────► TX ring of the
+//	ring    of ≤ 64    tuple      what kind?     │ hit / miss   in place        other interface
+//	                                             ▼                              │ no next hop yet
+//	                                       slowpath.go                          ▼
+//	                                 create, hand over, refuse               park.go
+//
+// A packet leaves in four ways only: it is sent, passed to the kernel, parked,
+// or dropped under one DropReason (drops.go). Nothing allocates, locks or
+// waits between RX and TX.
+package dataplane
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"handoff64/conntrack"
+	"handoff64/dataplane/nexthop"
+	"handoff64/dataplane/xlat"
+	"handoff64/ring"
+)
+
+// Config is what a Worker is made of.
+type Config struct {
+	ID     int
+	Table  *conntrack.Table
+	Shard  *conntrack.Shard // the one this worker writes
+	Hops   *nexthop.Table
+	UMEM   *ring.UMEM
+	Frames *ring.FrameStack
+	// Ports are this worker's queues of the IPv6 and of the IPv4 interface.
+	// It sends on the first of each. With one interface for both, both lists
+	// hold the same ports.
+	Ports [2][]ring.Port
+	// Group is shared by all workers of a translator.
+	Group *Group
+	Rules *Rules
+	// Seed of the worker's pseudorandom numbers (IPv4 identifications).
+	Seed uint64
+}
+
+// Worker translates packets. All its methods but Counters and SetRules are for
+// the one goroutine that polls.
+type Worker struct {
+	id     int
+	table  *conntrack.Table
+	shard  *conntrack.Shard
+	hops   *nexthop.Table
+	umem   *ring.UMEM
+	frames *ring.FrameStack
+	group  *Group
+
+	rx    []inPort // every port once
+	out   [families]outbox
+	stick bool // both sides are one interface
+
+	rules   *Rules
+	pending atomic.Pointer[Rules] // set by SetRules, taken up at the next round
+
+	now    conntrack.Tick
+	snap   *nexthop.Snapshot
+	random uint64
+	limit  bucket
+
+	main    burst // packets as they come from a port
+	turn    burst // hairpin: translated once, going round again
+	parked  park
+	in      inbox
+	gave    uint64 // bit set: workers that were given something in this round
+	touched uint64
+	opts    xlat.Options
+	waker   waker
+
+	counters counters
+}
+
+// inPort is a port to receive from and what arrives there.
+type inPort struct {
+	ring.Port
+	family Family
+}
+
+// outbox collects what a round sends through one port.
+type outbox struct {
+	port  ring.Port
+	n     int
+	descs [outboxSize]ring.Desc
+	dirs  [outboxSize]Direction
+}
+
+// outboxSize leaves room for fragments and ICMP errors beside a burst.
+const outboxSize = 4 * BurstSize
+
+// NewWorker returns a worker that is ready to Poll.
+func NewWorker(c Config) (*Worker, error) {
+	waker, err := newWaker()
+	if err != nil {
+		return nil, fmt.Errorf("worker %d: %w", c.ID, err)
+	}
+	w := &Worker{
+		id: c.ID, table: c.Table, shard: c.Shard, hops: c.Hops, umem: c.UMEM, frames: c.Frames, group: c.Group,
+		rules: c.Rules, opts: c.Rules.Translation, random: c.Seed | 1,
+	}
+	w.stick = c.Ports[IPv6][0] == c.Ports[IPv4][0]
+	for f, ports := range c.Ports {
+		for _, p := range ports {
+			if f == int(IPv6) || !w.stick {
+				w.rx = append(w.rx, inPort{p, Family(f)})
+			}
+		}
+	}
+	w.out[IPv6].port = c.Ports[IPv6][0]
+	w.out[IPv4].port = c.Ports[IPv4][0]
+	w.waker.fd = waker
+	c.Group.join(w)
+	return w, nil
+}
+
+// Poll does one round: a burst from every port, what other goroutines sent,
+// parked packets, timers. It returns how many packets it took in; the work of
+// one call is bounded. now never goes back.
+func (w *Worker) Poll(now conntrack.Tick) int {
+	w.begin(now)
+	received := w.takeHandovers()
+	w.retryParked()
+	for i := range w.rx {
+		if n := w.receive(&w.rx[i]); n > 0 {
+			w.process(&w.main)
+			received += n
+		}
+	}
+	w.shard.Expire(now, expireBudget)
+	w.flush()
+	w.counters.Parked = uint64(w.parked.n)
+	w.counters.publish()
+	return received
+}
+
+// expireBudget bounds the timer work of one round (invariant 5).
+const expireBudget = 64
+
+// begin takes up what has changed outside since the last round.
+func (w *Worker) begin(now conntrack.Tick) {
+	w.limit.refill(now, w.now, w.rules.ICMPErrorsPerSecond, w.group.size())
+	w.now = now
+	w.snap = w.hops.Load()
+	if r := w.pending.Load(); r != nil && r != w.rules {
+		w.rules = r
+		w.opts = r.Translation
+	}
+	w.opts.MTU6, w.opts.MTU4 = w.mtu(IPv6, w.snap.IPv6.MTU), w.mtu(IPv4, w.snap.IPv4.MTU)
+}
+
+// process takes a burst through the steps. Hairpinned packets come round
+// once more, as the IPv4 packets that they have become.
+func (w *Worker) process(b *burst) {
+	w.parse(b)
+	w.classify(b)
+	w.lookup(b)
+	w.translate(b)
+	w.tx(b)
+	if b == &w.main && w.turn.n > 0 {
+		w.process(&w.turn)
+		w.turn.n = 0
+	}
+}
+
+// drop gives a packet up: it is counted under its reason and its frame is free
+// again. It is the only way to lose a packet.
+func (w *Worker) drop(m *meta, r DropReason) {
+	m.verdict = gone
+	w.counters.drop(r)
+	w.frames.Push(m.addr)
+}
+
+// SetRules publishes new rules; the worker follows at its next round. Safe
+// from any goroutine.
+func (w *Worker) SetRules(r *Rules) { w.pending.Store(r) }
+
+// Counters are the totals as of the last round. Safe from any goroutine.
+func (w *Worker) Counters() Counters {
+	c := w.counters.load()
+	c.Parked += w.group.underway(w.id)
+	return c
+}
+
+// rand is xorshift64*: good enough to make IPv4 identifications hard to count
+// by (RFC 7739), far too weak for keys.
+func (w *Worker) rand() uint32 {
+	x := w.random
+	x ^= x >> 12
+	x ^= x << 25
+	x ^= x >> 27
+	w.random = x
+	return uint32(x * 2685821657736338717 >> 32)
+}
+
+// Close frees what the worker holds of the system. Run has returned before.
+func (w *Worker) Close() error {
+	if err := unix.Close(w.waker.fd); err != nil {
+		return fmt.Errorf("worker %d: close eventfd: %w", w.id, err)
+	}
+	return nil
+}
