@@ -1,0 +1,137 @@
+package main
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"handoff64/cmd/nat64d/config"
+	"handoff64/conntrack"
+	"handoff64/dataplane"
+	"handoff64/dataplane/xlat"
+	"handoff64/ring/xsk"
+)
+
+// This file turns the configuration into what the packages want.
+
+func rulesFrom(c *config.Config) (*dataplane.Rules, error) {
+	r := &dataplane.Rules{
+		Pool4:               dataplane.NewRanges4(pool4Prefixes(c)),
+		Deny:                dataplane.NewRanges4(c.DenyIPv4),
+		WellKnownStrict:     c.WellKnownPrefix == "strict",
+		AddressDependent:    c.Filtering == "address-dependent",
+		TCPIncoming:         c.TCPIncoming,
+		Hairpin:             c.Hairpin,
+		LowestIPv6MTU:       uint32(c.LowestIPv6MTU),
+		MTU:                 [2]uint32{uint32(c.MTU.IPv6), uint32(c.MTU.IPv4)},
+		ICMPErrorsPerSecond: c.Limits.ICMPErrorsPerSecond,
+		Translation: xlat.Options{
+			TrafficClassFromTOS: c.TrafficClass == "copy",
+			UDPZeroCompute:      c.UDPZeroChecksum == "compute",
+		},
+	}
+	for _, p := range c.Pool6 {
+		prefix, err := xlat.ParsePrefix(p)
+		if err != nil {
+			return nil, fmt.Errorf("configuration: %w", err)
+		}
+		r.Pool6 = append(r.Pool6, prefix)
+	}
+	if a := c.ICMPSource.IPv6; a.IsValid() {
+		r.ICMPSource6 = addr6(a)
+	}
+	if a := c.ICMPSource.IPv4; a.IsValid() {
+		r.ICMPSource4 = addr4(a)
+	}
+	return r, nil
+}
+
+func pool4Prefixes(c *config.Config) []netip.Prefix {
+	out := make([]netip.Prefix, len(c.Pool4))
+	for i, p := range c.Pool4 {
+		out[i] = p.Prefix
+	}
+	return out
+}
+
+func tableFrom(c *config.Config, shards int) conntrack.Config {
+	t := conntrack.Config{
+		Shards:           shards,
+		Sessions:         c.Limits.Sessions,
+		AddressDependent: c.Filtering == "address-dependent",
+		Pool6:            c.Pool6,
+		Timeouts: conntrack.Timeouts{
+			UDP: ticks(c.Timeouts.UDP), ICMP: ticks(c.Timeouts.ICMP), TCPEstablished: ticks(c.Timeouts.TCPEstablished),
+			TCPTransitory: ticks(c.Timeouts.TCPTransitory), TCPIncomingSYN: ticks(c.Timeouts.TCPIncomingSYN),
+		},
+	}
+	for _, p := range c.Pool4 {
+		for a := p.Prefix.Addr(); p.Prefix.Contains(a); a = a.Next() {
+			for _, r := range p.Ports {
+				t.Pool4 = append(t.Pool4, conntrack.Pool4Range{Addr: addr4(a), First: r[0], Last: r[1]})
+			}
+		}
+	}
+	for _, s := range c.StaticBIB {
+		t.Static = append(t.Static, conntrack.Static{
+			Proto: protoFrom(s.Protocol), Client: addr6(s.Client.Addr()), ClientPort: s.Client.Port(),
+			Mapped: addr4(s.Mapped.Addr()), MappedPort: s.Mapped.Port(),
+		})
+	}
+	return t
+}
+
+func filterFrom(c *config.Config) xsk.FilterConfig {
+	f := xsk.FilterConfig{Pool6: c.Pool6}
+	for _, p := range c.Pool4 {
+		var ports []xsk.PortRange
+		for _, r := range p.Ports {
+			ports = append(ports, xsk.PortRange{First: r[0], Last: r[1]})
+		}
+		f.Pool4 = append(f.Pool4, xsk.Pool4{Prefix: p.Prefix, TCP: ports, UDP: ports, ICMP: ports})
+	}
+	for _, s := range c.StaticBIB {
+		f.Statics = append(f.Statics, xsk.Static{Proto: xsk.Proto(protoFrom(s.Protocol)), Addr: s.Mapped})
+	}
+	return f
+}
+
+// ticks rounds up, so that no lifetime becomes zero.
+func ticks(d time.Duration) conntrack.Tick {
+	const tick = time.Second / conntrack.TicksPerSecond
+	return conntrack.Tick((d + tick - 1) / tick)
+}
+
+func protoFrom(name string) conntrack.Proto {
+	switch name {
+	case "tcp":
+		return conntrack.TCP
+	case "udp":
+		return conntrack.UDP
+	}
+	return conntrack.ICMP
+}
+
+func addr4(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
+}
+
+func addr6(a netip.Addr) conntrack.Addr6 {
+	b := a.As16()
+	return conntrack.Addr6{Hi: binary.BigEndian.Uint64(b[:8]), Lo: binary.BigEndian.Uint64(b[8:])}
+}
+
+func netip4(a uint32) netip.Addr {
+	var b [4]byte
+	binary.BigEndian.PutUint32(b[:], a)
+	return netip.AddrFrom4(b)
+}
+
+func netip6(hi, lo uint64) netip.Addr {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], hi)
+	binary.BigEndian.PutUint64(b[8:], lo)
+	return netip.AddrFrom16(b)
+}

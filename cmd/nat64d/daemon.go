@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"handoff64/cmd/nat64d/config"
+	"handoff64/cmd/nat64d/control"
+	"handoff64/cmd/nat64d/host"
+	"handoff64/conntrack"
+	"handoff64/dataplane"
+	"handoff64/dataplane/nexthop"
+	"handoff64/ring"
+	"handoff64/ring/xsk"
+)
+
+// daemon is a running translator. Its control.Daemon methods (view.go) may be
+// called from any goroutine as soon as it exists; before it is ready they show
+// an empty translator.
+type daemon struct {
+	cfg    *config.Config
+	log    *slog.Logger
+	tables string
+	start  time.Time
+	clock  func() conntrack.Tick
+	run    atomic.Pointer[translator] // nil until ready
+}
+
+// translator is everything that exists once packets flow.
+type translator struct {
+	device  *xsk.Device
+	table   *conntrack.Table
+	hops    *nexthop.Table
+	workers []*dataplane.Worker
+	cpus    []int // of each worker, -1 where it is not pinned
+	rules   *dataplane.Rules
+}
+
+// serve translates until ctx ends. ready is called once packets flow. Steps
+// are undone in the reverse order, whatever happened.
+func (d *daemon) serve(ctx context.Context, ready func()) (err error) {
+	undo := func(what string, f func() error) {
+		if e := f(); e != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", what, e))
+		}
+	}
+	changes, err := host.Apply(d.hostConfig())
+	if err != nil {
+		return err
+	}
+	defer undo("give back what was changed on the host", changes.Revert)
+
+	t := &translator{}
+	if t.device, err = xsk.Open(d.deviceConfig()); err != nil {
+		return err
+	}
+	defer undo("detach", t.device.Close)
+	if t.hops, err = d.openHops(t.device); err != nil {
+		return err
+	}
+	defer undo("close the view of the kernel's routes", t.hops.Close)
+	if t.table, err = d.openTable(len(t.device.Workers())); err != nil {
+		return err
+	}
+	defer undo("close the session tables", t.table.Close)
+	if err := d.makeWorkers(t); err != nil {
+		return err
+	}
+
+	server, err := control.Start(d.cfg.ControlSocket, d.cfg.Metrics, d, d.log)
+	if err != nil {
+		return err
+	}
+	defer undo("close the control socket", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		return server.Close(ctx)
+	})
+	return d.poll(ctx, t, ready)
+}
+
+// poll runs the workers until ctx ends or one of them fails.
+func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	for i, w := range t.workers {
+		wg.Go(func() {
+			c := dataplane.RunConfig{CPU: t.cpus[i], Busy: d.cfg.Poll == "busy", Clock: d.clock}
+			if err := w.Run(ctx, c); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	d.run.Store(t)
+	ready()
+	<-ctx.Done()
+	wg.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return nil
+}
+
+func (d *daemon) hostConfig() host.Config {
+	c := host.Config{
+		UndoFile: d.cfg.ControlSocket + ".undo", IPv4Interface: d.cfg.IPv4Interface,
+		Pool4: pool4Prefixes(d.cfg), Log: d.log,
+	}
+	if d.cfg.AssignPool4 {
+		c.Assign = c.Pool4
+	}
+	for _, p := range d.cfg.Pool4 {
+		c.Ports = append(c.Ports, p.Ports...)
+	}
+	return c
+}
+
+func (d *daemon) deviceConfig() xsk.Config {
+	c := d.cfg
+	return xsk.Config{
+		IPv6: c.IPv6Interface, IPv4: c.IPv4Interface, Workers: c.Workers.Count,
+		FrameSize: c.XDP.FrameSize, FramesPerQueue: c.XDP.FramesPerQueue, RingSize: c.XDP.RingSize,
+		Mode: xsk.Mode(c.XDP.Mode), ZeroCopy: xsk.Switch(c.XDP.ZeroCopy), BusyPoll: xsk.Switch(c.XDP.BusyPoll),
+		Filter: filterFrom(c), StateDir: filepath.Dir(c.ControlSocket), Log: d.log,
+	}
+}
+
+func (d *daemon) openHops(dev *xsk.Device) (*nexthop.Table, error) {
+	ipv6, ipv4 := dev.Info()
+	return nexthop.Open(nexthop.Config{IPv6Index: ipv6.Index, IPv4Index: ipv4.Index, Log: d.log})
+}
+
+// openTable takes up the sessions of an instance before this one, if there are
+// any.
+func (d *daemon) openTable(shards int) (*conntrack.Table, error) {
+	c := tableFrom(d.cfg, shards)
+	c.Dir, c.Now = d.tables, d.clock()
+	t, recovery, err := conntrack.New(c)
+	if err != nil {
+		return nil, err
+	}
+	if recovery.Problem != nil {
+		d.log.Warn("earlier sessions are not taken up", "dir", d.tables, "problem", recovery.Problem)
+	}
+	if recovery.Restored+recovery.Dropped > 0 {
+		d.log.Info("took up earlier sessions", "restored", recovery.Restored, "dropped", recovery.Dropped)
+	}
+	return t, nil
+}
+
+func (d *daemon) makeWorkers(t *translator) error {
+	rules, err := rulesFrom(d.cfg)
+	if err != nil {
+		return err
+	}
+	t.rules = rules
+	parts := t.device.Workers()
+	group := dataplane.NewGroup(len(parts))
+	for i, part := range parts {
+		w, err := dataplane.NewWorker(dataplane.Config{
+			ID: i, Table: t.table, Shard: t.table.Shard(i), Hops: t.hops, UMEM: t.device.UMEM(), Frames: part.Frames,
+			Ports: [2][]ring.Port{part.IPv6, part.IPv4}, Group: group, Rules: rules, Seed: uint64(time.Now().UnixNano()) + uint64(i),
+		})
+		if err != nil {
+			return err
+		}
+		t.workers = append(t.workers, w)
+		cpu := -1
+		if i < len(d.cfg.Workers.CPUs) {
+			cpu = d.cfg.Workers.CPUs[i]
+		}
+		t.cpus = append(t.cpus, cpu)
+	}
+	return nil
+}
+
+// defaultTables is where the sessions lie that a restart takes up again: in
+// memory, but outside the process. The name follows the control socket, of
+// which there is one for each instance.
+func defaultTables(controlSocket string) string {
+	abs, err := filepath.Abs(controlSocket)
+	if err != nil {
+		abs = controlSocket
+	}
+	return filepath.Join("/dev/shm", "nat64d"+filepath.ToSlash(filepath.Clean(abs)))
+}
+
+var _ control.Daemon = (*daemon)(nil)
+
+func mappedPort(a uint32, p uint16) netip.AddrPort { return netip.AddrPortFrom(netip4(a), p) }

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"handoff64/cmd/nat64d/config"
+	"handoff64/cmd/nat64d/control"
+	"handoff64/conntrack"
+	"handoff64/dataplane"
+	"handoff64/ring/xsk"
+)
+
+// This file is the daemon as nat64ctl sees it. Everything is read through
+// atomics; no worker waits for it.
+
+var errNotReady = errors.New("nat64d is still starting")
+
+// Status implements control.Daemon.
+func (d *daemon) Status() control.Status {
+	s := control.Status{
+		Version: versionString(), UptimeS: time.Since(d.start).Seconds(), Pool6: d.cfg.Pool6,
+		Sessions: control.Usage{Capacity: d.cfg.Limits.Sessions},
+	}
+	for _, p := range d.cfg.Pool4 {
+		s.Pool4 = append(s.Pool4, control.Pool4{Address: poolAddress(p), Ports: config.FormatRanges(p.Ports)})
+	}
+	t := d.run.Load()
+	if t == nil {
+		return s
+	}
+	s.Ready = true
+	ipv6, ipv4 := t.device.Info()
+	s.Interfaces = control.Interfaces{IPv6: interfaceStatus(ipv6), IPv4: interfaceStatus(ipv4)}
+	for i, cpu := range t.cpus {
+		s.Workers = append(s.Workers, control.Worker{CPU: cpu, Queue: i})
+	}
+	stats := t.table.Stats()
+	s.Sessions.Used = int(stats.Used)
+	s.BIB.Used = int(stats.BIB + stats.Statics)
+	return s
+}
+
+func interfaceStatus(i xsk.Interface) control.Interface {
+	return control.Interface{Name: i.Name, XDPMode: string(i.Mode), ZeroCopy: i.ZeroCopy, Queues: i.Queues}
+}
+
+func poolAddress(p config.Pool4) string {
+	if p.Addresses() == 1 {
+		return p.Prefix.Addr().String()
+	}
+	return p.Prefix.String()
+}
+
+// Stats implements control.Daemon.
+func (d *daemon) Stats() control.Stats {
+	s := control.Stats{Drops: map[string]uint64{}}
+	t := d.run.Load()
+	var c dataplane.Counters
+	if t != nil {
+		for _, w := range t.workers {
+			one := w.Counters()
+			c.Add(&one)
+		}
+		stats := t.table.Stats()
+		s.Sessions = control.SessionCounts{Created: stats.Created, Expired: stats.Expired}
+	}
+	s.RX = traffic(c.RxPackets, c.RxBytes)
+	s.TX = traffic(c.TxPackets, c.TxBytes)
+	s.Translated = control.Translated{
+		V6ToV4: c.Translated[dataplane.V6ToV4], V4ToV6: c.Translated[dataplane.V4ToV6], Hairpin: c.Translated[dataplane.Hairpin],
+	}
+	s.Passed = control.PerSide{IPv6: c.Passed[dataplane.IPv6], IPv4: c.Passed[dataplane.IPv4]}
+	s.Parked, s.Generated = c.Parked, c.Generated
+	dataplane.EachReason(func(r dataplane.DropReason, row dataplane.Reason) { s.Drops[row.Name] = c.Drops[r] })
+	return s
+}
+
+func traffic(packets, octets [2]uint64) control.Traffic {
+	return control.Traffic{
+		IPv6: control.Counter{Packets: packets[dataplane.IPv6], Bytes: octets[dataplane.IPv6]},
+		IPv4: control.Counter{Packets: packets[dataplane.IPv4], Bytes: octets[dataplane.IPv4]},
+	}
+}
+
+// DropReasons implements control.Daemon.
+func (d *daemon) DropReasons() []control.DropReason {
+	counts := d.Stats().Drops
+	var out []control.DropReason
+	dataplane.EachReason(func(_ dataplane.DropReason, row dataplane.Reason) {
+		out = append(out, control.DropReason{
+			Name: row.Name, Count: counts[row.Name], Step: row.Step, Sentence: row.Sentence, Section: row.Section,
+		})
+	})
+	return out
+}
+
+// Sessions implements control.Daemon.
+func (d *daemon) Sessions(_ control.SessionFilter, yield func(control.Session) bool) {
+	t := d.run.Load()
+	if t == nil {
+		return
+	}
+	now := d.clock()
+	t.table.Sessions(func(i conntrack.SessionInfo) bool { return yield(t.session(&i, now)) })
+}
+
+func (t *translator) session(i *conntrack.SessionInfo, now conntrack.Tick) control.Session {
+	k := &i.Key
+	s := control.Session{
+		Protocol: k.Proto.String(),
+		Client:   netip.AddrPortFrom(netip6(k.Client.Hi, k.Client.Lo), k.ClientPort),
+		Mapped:   mappedPort(i.Mapped, i.MappedPort),
+		Server4:  mappedPort(k.Server, k.ServerPort),
+		State:    i.State.String(), Origin: i.Origin.String(),
+	}
+	idle := now - min(i.LastUsed, now)
+	s.IdleS, s.ExpiresS = seconds(idle), seconds(i.Lifetime-min(idle, i.Lifetime))
+	if int(k.Pool6) < len(t.rules.Pool6) {
+		hi, lo := t.rules.Pool6[k.Pool6].Embed(k.Server)
+		s.Server6 = netip.AddrPortFrom(netip6(hi, lo), k.ServerPort)
+	}
+	return s
+}
+
+func seconds(t conntrack.Tick) float64 { return float64(t) / conntrack.TicksPerSecond }
+
+// BIB implements control.Daemon.
+func (d *daemon) BIB(yield func(control.BIBEntry) bool) {
+	t := d.run.Load()
+	if t == nil {
+		return
+	}
+	t.table.BIB(func(i conntrack.BIBInfo) bool {
+		// A dynamic mapping of a port has no protocol: it serves both.
+		protocol := "tcp+udp"
+		if i.Proto != 0 {
+			protocol = i.Proto.String()
+		}
+		return yield(control.BIBEntry{
+			Protocol: protocol, Client: netip.AddrPortFrom(netip6(i.Client.Hi, i.Client.Lo), i.ClientPort),
+			Mapped: mappedPort(i.Mapped, i.MappedPort), Static: i.IsStatic, Sessions: int(i.Sessions),
+		})
+	})
+}
+
+// AddBIB implements control.Daemon. The filter learns of the mapping last and
+// forgets it first, so that no packet comes for a mapping that is not there.
+func (d *daemon) AddBIB(proto string, client, mapped netip.AddrPort) error {
+	t := d.run.Load()
+	if t == nil {
+		return errNotReady
+	}
+	if !client.Addr().Is6() || !mapped.Addr().Is4() {
+		return fmt.Errorf("a mapping goes from an IPv6 to an IPv4 transport address, not from %s to %s", client, mapped)
+	}
+	if !t.rules.Pool4.Contains(addr4(mapped.Addr())) {
+		return fmt.Errorf("%s is not a pool4 address", mapped.Addr())
+	}
+	st := conntrack.Static{
+		Proto: protoFrom(proto), Client: addr6(client.Addr()), ClientPort: client.Port(),
+		Mapped: addr4(mapped.Addr()), MappedPort: mapped.Port(),
+	}
+	if err := t.table.AddStatic(st); err != nil {
+		return err
+	}
+	if err := t.device.AddStatic(xsk.Static{Proto: xsk.Proto(st.Proto), Addr: mapped}); err != nil {
+		return errors.Join(err, t.table.RemoveStatic(st.Proto, st.Mapped, st.MappedPort))
+	}
+	return nil
+}
+
+// RemoveBIB implements control.Daemon.
+func (d *daemon) RemoveBIB(proto string, mapped netip.AddrPort) error {
+	t := d.run.Load()
+	if t == nil {
+		return errNotReady
+	}
+	if !mapped.Addr().Is4() {
+		return fmt.Errorf("%s is not an IPv4 transport address", mapped)
+	}
+	p := protoFrom(proto)
+	if err := t.table.RemoveStatic(p, addr4(mapped.Addr()), mapped.Port()); err != nil {
+		return err
+	}
+	return t.device.RemoveStatic(xsk.Static{Proto: xsk.Proto(p), Addr: mapped})
+}
