@@ -75,6 +75,10 @@ func (l *Lab) ConfigFile() string { return filepath.Join(l.Dir, "nat64d.json") }
 // LogFile is the log of all nat64d that ran in the lab.
 func (l *Lab) LogFile() string { return filepath.Join(l.Dir, "nat64d.log") }
 
+// tablesOf is where the nat64d of a lab keeps its sessions: in memory, where a
+// restarted one finds them, and where Down knows to look.
+func tablesOf(name string) string { return filepath.Join("/dev/shm/nat64lab", name) }
+
 // Daemon prepares a nat64d with the default configuration; Start runs it.
 func (l *Lab) Daemon(binaries Binaries) *Daemon {
 	return &Daemon{lab: l, binaries: binaries, Config: l.DefaultConfig()}
@@ -96,7 +100,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		return fmt.Errorf("nat64d log: %w", err)
 	}
 	defer log.Close()
-	cmd := exec.Command(d.binaries.Nat64d, "run", "--config", d.lab.ConfigFile())
+	cmd := exec.Command(d.binaries.Nat64d, "run", "--config", d.lab.ConfigFile(), "--tables", tablesOf(d.lab.Options.Name))
 	cmd.Stdout, cmd.Stderr = log, log
 	// A session of its own: Ctrl-C at the demo's terminal must not reach it
 	// before the demo has shown its last figures.

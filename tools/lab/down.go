@@ -36,11 +36,13 @@ func Down(name string) error {
 	for _, h := range hosts {
 		errs = append(errs, h.remove())
 	}
-	if err := os.RemoveAll(filepath.Join(runDir, name)); err != nil {
-		errs = append(errs, fmt.Errorf("lab %s: %w", name, err))
+	for _, dir := range []string{tablesOf(name), filepath.Join(runDir, name)} {
+		if err := os.RemoveAll(dir); err != nil {
+			errs = append(errs, fmt.Errorf("lab %s: %w", name, err))
+		}
+		// The last lab takes the common folder along; this fails for others.
+		_ = os.Remove(filepath.Dir(dir))
 	}
-	// The last lab takes the common folder along; this fails for all others.
-	_ = os.Remove(runDir)
 	return errors.Join(errs...)
 }
 

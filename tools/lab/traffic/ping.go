@@ -39,12 +39,12 @@ func (a Answer) Reply() bool {
 // Pinger sends echo requests with one identifier from a host. For one
 // goroutine.
 type Pinger struct {
-	ID int
+	ID   int
+	Wait time.Duration // for the answer to each try
 
-	v6   *ipv6.PacketConn
-	v4   *ipv4.PacketConn
-	seq  int
-	wait time.Duration
+	v6  *ipv6.PacketConn
+	v4  *ipv4.PacketConn
+	seq int
 }
 
 // NewPinger opens a raw socket in the host: "ip6" or "ip4". An id of 0 means
@@ -53,7 +53,7 @@ func NewPinger(h lab.Host, network string, id int) (*Pinger, error) {
 	if id == 0 {
 		id = 1 + rand.IntN(0xffff)
 	}
-	p := &Pinger{ID: id, wait: time.Second}
+	p := &Pinger{ID: id, Wait: time.Second}
 	protocol, address := "ip6:58", "::"
 	if network == "ip4" {
 		protocol, address = "ip4:1", "0.0.0.0"
@@ -97,7 +97,7 @@ func (p *Pinger) Ping(ctx context.Context, to netip.Addr, size, hopLimit int) (A
 		if err := p.send(to, data, hopLimit); err != nil {
 			return Answer{}, fmt.Errorf("ping %s with %d octets: %w", to, size, err)
 		}
-		a, err := p.receive(ctx, start.Add(p.wait), data)
+		a, err := p.receive(ctx, start.Add(p.Wait), data)
 		if err == nil {
 			a.RTT = time.Since(start)
 			return a, nil

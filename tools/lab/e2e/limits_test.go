@@ -1,0 +1,118 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+
+	"handoff64/tools/lab"
+)
+
+// crowd opens UDP sockets from consecutive ports of the client, so that both
+// parities occur, and asks over each until the answers stay out. It returns
+// those that were answered and the number of the others.
+func (w *world) crowd(n int, firstPort int) (served []net.Conn, refused int) {
+	w.t.Helper()
+	for i := range n {
+		c := w.dial(w.client, "udp", firstPort+i, w.embedded(7))
+		if _, err := askOnce(c); err != nil {
+			refused++
+		} else {
+			served = append(served, c)
+		}
+	}
+	return served, refused
+}
+
+// stillServed checks that the established ones did not suffer.
+func (w *world) stillServed(served []net.Conn) {
+	w.t.Helper()
+	for _, c := range served {
+		if _, err := askOnce(c); err != nil {
+			w.t.Errorf("%s was served and is no longer: %v", c.LocalAddr(), err)
+		}
+	}
+}
+
+func TestExhaustedPortsRefuseNewClientsOnly(t *testing.T) {
+	w := plain(t, pool4("40000-40063"))
+	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
+	k := w.startTalk(7) // takes one port
+	served, refused := w.crowd(71, 50_000)
+	if len(served) != 63 || refused != 8 {
+		t.Errorf("63 ports were free and 71 wanted: %d served, %d refused", len(served), refused)
+	}
+	ports := make(map[uint16]bool)
+	for _, c := range served {
+		a := w.observed(c)
+		if a.Addr() != lab.Pool4 || a.Port() < 40_000 || a.Port() > 40_063 || ports[a.Port()] {
+			t.Errorf("%s appears as %s: outside the pool or given twice", c.LocalAddr(), a)
+		}
+		ports[a.Port()] = true
+	}
+	if s := w.stats(); s.Dropped() < uint64(refused) {
+		t.Errorf("%d refused, drops: %v", refused, s.Drops)
+	}
+	w.stillServed(served)
+	w.goesOn(k, "while ports are exhausted")
+	w.finishTalk(k)
+}
+
+func TestFullSessionTableRefusesNewSessionsOnly(t *testing.T) {
+	w := plain(t, func(config map[string]any) { config["limits"] = map[string]any{"sessions": 64} })
+	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
+	k := w.startTalk(7)
+	status, err := w.d.Status(w.ctx)
+	w.must(err)
+	capacity := int(status.Sessions.Capacity)
+	if capacity < 64 || capacity > 4096 {
+		t.Fatalf("capacity is %d, 64 were configured", capacity)
+	}
+	served, refused := w.crowd(capacity+7, 50_000)
+	if len(served) >= capacity || refused < 8 {
+		t.Errorf("capacity %d, one taken: %d more served, %d refused", capacity, len(served), refused)
+	}
+	// Half of it is what a table of bounded probe length holds at least.
+	if len(served) < capacity/2 {
+		t.Errorf("only %d sessions fit into a table for %d", len(served)+1, capacity)
+	}
+	status, err = w.d.Status(w.ctx)
+	w.must(err)
+	if used := int(status.Sessions.Used); used < len(served)+1 || used > capacity {
+		t.Errorf("%d sessions in use, %d were served, capacity %d", used, len(served)+1, capacity)
+	}
+	if s := w.stats(); s.Dropped() < uint64(refused) {
+		t.Errorf("%d refused, drops: %v", refused, s.Drops)
+	}
+	w.stillServed(served)
+	w.goesOn(k, "while the table is full")
+	w.finishTalk(k)
+}
+
+// Each number of queues with each number of workers that makes sense.
+func TestQueuesAndWorkers(t *testing.T) {
+	for _, tc := range []struct{ queues, workers int }{{1, 1}, {2, 2}, {2, 1}, {4, 2}} {
+		t.Run(fmt.Sprintf("%d queues, %d workers", tc.queues, tc.workers), func(t *testing.T) {
+			w := build(t, lab.Options{Queues: tc.queues}, func(config map[string]any) {
+				config["workers"] = map[string]any{"count": tc.workers}
+			})
+			status, err := w.d.Status(w.ctx)
+			w.must(err)
+			if len(status.Workers) != tc.workers {
+				t.Errorf("%d workers run: %+v", len(status.Workers), status.Workers)
+			}
+			w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
+			k := w.startTalk(7)
+			// Flows are spread over queues by their ports, and come back by
+			// whichever queue the server's kernel chooses.
+			served, refused := w.crowd(200, 50_000)
+			if refused != 0 {
+				t.Errorf("%d of 200 flows were not answered; drops: %v", refused, w.stats().Drops)
+			}
+			w.stillServed(served)
+			w.goesOn(k, "beside 200 flows")
+			w.finishTalk(k)
+		})
+	}
+}
