@@ -65,7 +65,17 @@ func matches(word, tag uint64) uint64 {
 	return (x - laneOnes) &^ x & laneHighs
 }
 
+// touch loads an entry's first bucket.
 func (x *index) touch(h uint64) uint64 { return x.tags[x.bucketOf(h)].Load() }
+
+// touchSlot loads the first slot whose tag matches. Without a match it loads
+// the last lane's, which costs less than a mispredicted branch.
+func (x *index) touchSlot(h uint64) uint32 {
+	b := x.bucketOf(h)
+	m := matches(x.tags[b].Load(), tagOf(h))
+	i := b*lanes + uint64(bits.TrailingZeros64(m|1<<55))>>3
+	return x.slots[i].seq.Load()
+}
 
 // find64 finds a slot by its IPv6 side and copies it.
 func (x *index) find64(h uint64, q *query, w *words) (i, seq uint32, ok bool) {

@@ -4,12 +4,22 @@ package conntrack
 // key's client must be this shard's (else NotOwner), and the mapping the
 // client's (else NoMapping). A session that exists already is left as it is.
 // When it refuses, a dynamic mapping that no session uses is dropped too.
+//
+// The order of loads matters: everything that has to come from memory is asked
+// for before the first atomic store, because such a store waits for all of
+// them (it is a full barrier on amd64) and would make the misses queue up.
 func (s *Shard) Insert(se *Session, now Tick) Verdict {
-	k := &se.Key
+	k, k46 := &se.Key, se.key46()
 	if s.t.Owner(k.Client, k.ClientPort) != s.id {
 		return NotOwner
 	}
-	h64 := s.t.hash.key64(k)
+	h64, h46 := s.t.hash.key64(k), s.t.hash.key46(&k46)
+	s.index46.touch(h46)
+	i, ok64 := s.index64.free(h64)
+	s.index64.slots[i].seq.Load()
+	j, ok46 := s.index46.free(h46)
+	s.index46.slots[j].seq.Load()
+
 	var v View64
 	if s.t.Lookup64(k, h64, &v) {
 		v.Touch(now)
@@ -20,31 +30,27 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 		s.Unmap(k.Client, k.ClientPort, k.Proto)
 		return NoMapping
 	}
-	k46 := se.key46()
-	h46 := s.t.hash.key46(&k46)
 	s.displace(&k46, h46)
-	if !s.takeCredit() {
+	if !ok64 || !ok46 || !s.takeCredit() {
 		return s.refuse(se, origin)
 	}
-	i, ok64 := s.index64.free(h64)
-	j, ok46 := s.index46.free(h46)
-	if !ok64 || !ok46 {
-		s.giveCredit()
-		return s.refuse(se, origin)
-	}
-	s.generation++
-	state := stateWord(s.generation, se.State)
-	w := se.words46(i, origin)
-	s.index46.slots[j].store(&w, state, now)
-	w = se.words64(j, origin)
-	s.index64.slots[i].store(&w, state, now)
-	s.index46.publish(h46, j)
-	s.index64.publish(h64, i)
+	s.write(se, origin, [2]uint32{i, j}, [2]uint64{h64, h46}, now)
 	s.arm(i, now, now+s.t.lifetime(k.Proto, se.State), k.Proto)
 	s.peers.add(s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto))
 	s.stats[statCreated].Add(1)
-	s.stats[statUsed].Add(1)
 	return OK
+}
+
+// write fills both slots and publishes them.
+func (s *Shard) write(se *Session, origin Origin, at [2]uint32, h [2]uint64, now Tick) {
+	s.generation++
+	state := stateWord(s.generation, se.State)
+	w := se.words64(at[1], origin)
+	s.index64.slots[at[0]].store(&w, state, now)
+	w = se.words46(at[0], origin)
+	s.index46.slots[at[1]].store(&w, state, now)
+	s.index46.publish(h[1], at[1])
+	s.index64.publish(h[0], at[0])
 }
 
 // refuse undoes acquire for a session that found no room.
@@ -91,7 +97,7 @@ func (s *Shard) removeSlot(i uint32) {
 	s.peers.drop(s.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto))
 	s.letGo(&se, se.Origin)
 	s.giveCredit()
-	s.stats[statUsed].Add(^uint64(0))
+	s.stats[statEnded].Add(1)
 }
 
 // Room for sessions is counted over all shards, so that the limit is the

@@ -7,9 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hugePage is the size that big regions are rounded to, so that huge pages
-// can back them whole.
-const hugePage = 2 << 20
+// hugePage is the size of huge pages. Regions of bigRegion and more are worth
+// reserved ones, of which they take a whole number.
+const (
+	hugePage  = 2 << 20
+	bigRegion = 8 * hugePage
+)
 
 // region is memory outside the Go heap: the collector neither scans nor moves
 // it. It is zero when new. The zero region is empty. Reading and writing
@@ -18,15 +21,14 @@ type region struct {
 	mem []byte
 }
 
-// mapAnonymous reserves size octets of zeroed memory. Regions of a huge page
-// or more try reserved huge pages first and then ask for transparent ones: a
-// lookup in a big table costs a TLB miss otherwise. Small pages still work, so
+// mapAnonymous reserves size octets of zeroed memory. Big regions try reserved
+// huge pages first and then ask for transparent ones: a lookup in a big table
+// costs a TLB miss otherwise. Small pages still work, so
 // neither refusal is an error.
 func mapAnonymous(size int) (region, error) {
 	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
-	if size >= hugePage {
-		size = roundUp(size, hugePage)
-		if m, err := unix.Mmap(-1, 0, size, prot, flags|unix.MAP_HUGETLB); err == nil {
+	if size >= bigRegion {
+		if m, err := unix.Mmap(-1, 0, roundUp(size, hugePage), prot, flags|unix.MAP_HUGETLB); err == nil {
 			return region{m}, nil
 		}
 	}

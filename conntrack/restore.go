@@ -116,7 +116,6 @@ func (s *Shard) readmit(se *Session, stamp, now Tick) bool {
 	}
 	v.slot.stamp.Store(uint32(stamp))
 	s.index46.slots[v.peer].stamp.Store(uint32(stamp))
-	s.stats[statCreated].Add(^uint64(0))
 	s.stats[statRestored].Add(1)
 	return true
 }

@@ -50,7 +50,7 @@ func (c *checker) shard(s *Shard) error {
 	}
 	c.sessions += n
 	c.credits += s.credits
-	if used := s.stats[statUsed].Load(); int(used) != n || s.wheel.count != n {
+	if used := s.Stats().Used; int(used) != n || s.wheel.count != n {
 		return fmt.Errorf("%d sessions, counter %d, on the wheel %d", n, used, s.wheel.count)
 	}
 	for name, x := range map[string]*index{"64": &s.index64, "46": &s.index46} {

@@ -90,6 +90,13 @@ func (s *Shard) close() error {
 	return errors.Join(errs...)
 }
 
+// TouchMap brings what Map looks at first towards the cache. A worker calls it
+// for the misses of a burst before it maps them one by one.
+func (s *Shard) TouchMap(client Addr6, port uint16, p Proto) uint64 {
+	hash := forwardHash(s.t.hash.client(client, port), kindOf(p))
+	return s.forward.words[s.forward.home(hash)]
+}
+
 // Map finds the mapping of a client's transport address, or makes one
 // (RFC 6146 §3.5.1.1). A new one lasts only if a session follows: call Insert,
 // or Unmap when there will be none.

@@ -112,7 +112,9 @@ func (s *slot) store(w *words, state uint32, now Tick) {
 	for i := range w {
 		s.w[i].Store(w[i])
 	}
-	s.hop.Store(0)
+	if s.hop.Load() != 0 {
+		s.hop.Store(0)
+	}
 	s.stamp.Store(uint32(now))
 	s.state.Store(state)
 	s.seq.Store(seq + 1)

@@ -2,8 +2,8 @@ package conntrack
 
 // The counters of a shard. Its worker writes them, anyone reads.
 const (
-	statUsed = iota
-	statCreated
+	statCreated = iota // with those restored
+	statEnded
 	statExpired
 	statRefused
 	statRestored
@@ -24,10 +24,12 @@ type Stats struct {
 
 // Stats reads the shard's counters. Any goroutine.
 func (s *Shard) Stats() Stats {
+	ended := s.stats[statEnded].Load() // before created: the difference is never negative
+	created, restored := s.stats[statCreated].Load(), s.stats[statRestored].Load()
 	return Stats{
-		Used: s.stats[statUsed].Load(), Created: s.stats[statCreated].Load(),
+		Used: created - ended, Created: created - restored, Restored: restored,
 		Expired: s.stats[statExpired].Load(), Refused: s.stats[statRefused].Load(),
-		Restored: s.stats[statRestored].Load(), BIB: s.stats[statBIB].Load(),
+		BIB: s.stats[statBIB].Load(),
 	}
 }
 

@@ -209,16 +209,16 @@ func track(canon, mirror *slot, seen uint32, g segment) (refresh bool) {
 			return refresh
 		}
 		if word := stateWord(old>>8, next); canon.state.CompareAndSwap(old, word) {
-			reflect(canon, mirror, word)
+			mirrorState(canon, mirror, word)
 			return refresh
 		}
 	}
 }
 
-// reflect makes the mirror equal to the canonical state. Two workers may be
+// mirrorState makes the mirror equal to the canonical state. Two workers may be
 // here at once: whoever stored the older word sees, on looking again, that the
 // canonical one moved on, and repeats with that.
-func reflect(canon, mirror *slot, word uint32) {
+func mirrorState(canon, mirror *slot, word uint32) {
 	for {
 		m := mirror.state.Load()
 		if !sameOccupant(m, word) {

@@ -1,0 +1,171 @@
+package conntrack
+
+import (
+	"fmt"
+	"testing"
+)
+
+// benchPool has a port for each of a million flows, every flow from a client
+// port of its own: the dearest mix, nothing is shared.
+func benchPool() (ranges []Pool4Range) {
+	for a := range uint32(24) {
+		ranges = append(ranges, Pool4Range{poolAddr + a, 1024, 65535})
+	}
+	return ranges
+}
+
+// scattered gives flow numbers in an order that no prefetcher guesses.
+func scattered(i, n int) int { return int(uint64(i) * 2654435761 % uint64(n)) }
+
+var flowCounts = []int{1, 1000, 65536, 1 << 20}
+
+// BenchmarkLookup hashes and finds sessions a burst of 64 at a time, as the
+// worker does; ns/op is for one packet.
+func BenchmarkLookup(b *testing.B) {
+	for _, n := range flowCounts {
+		f := newFixture(b, Config{Sessions: 1 << 20, Pool4: benchPool()})
+		keys64, keys46 := make([]Key64, n), make([]Key46, n)
+		for i := range n {
+			se := f.open(flow(scattered(i, n)), StateNone, 1)
+			keys64[i], keys46[i] = se.Key, se.key46()
+		}
+		b.Run(fmt.Sprintf("64/flows=%d", n), func(b *testing.B) { f.bench64(b, keys64) })
+		b.Run(fmt.Sprintf("46/flows=%d", n), func(b *testing.B) { f.bench46(b, keys46) })
+	}
+}
+
+const benchBurst = 64
+
+func (f *fixture) bench64(b *testing.B, keys []Key64) {
+	var hashes [benchBurst]uint64
+	var views [benchBurst]View64
+	b.ReportAllocs()
+	at := 0
+	for i := 0; i < b.N; i += benchBurst {
+		if at+benchBurst > len(keys) {
+			at = 0
+		}
+		for j := range benchBurst {
+			hashes[j] = f.Hash64(&keys[(at+j)%len(keys)])
+			f.Touch64(hashes[j])
+		}
+		for j := range benchBurst {
+			f.TouchSlot64(hashes[j])
+		}
+		for j := range benchBurst {
+			if !f.Lookup64(&keys[(at+j)%len(keys)], hashes[j], &views[j]) {
+				b.Fatal("lost a session")
+			}
+		}
+		at += benchBurst
+	}
+}
+
+func (f *fixture) bench46(b *testing.B, keys []Key46) {
+	var hashes [benchBurst]uint64
+	var views [benchBurst]View46
+	b.ReportAllocs()
+	at := 0
+	for i := 0; i < b.N; i += benchBurst {
+		if at+benchBurst > len(keys) {
+			at = 0
+		}
+		for j := range benchBurst {
+			hashes[j] = f.Hash46(&keys[(at+j)%len(keys)])
+			f.Touch46(hashes[j])
+		}
+		for j := range benchBurst {
+			f.TouchSlot46(hashes[j])
+		}
+		for j := range benchBurst {
+			if !f.Lookup46(&keys[(at+j)%len(keys)], hashes[j], &views[j]) {
+				b.Fatal("lost a session")
+			}
+		}
+		at += benchBurst
+	}
+}
+
+// BenchmarkLookupMiss is a packet that no session is known of, at a full table.
+func BenchmarkLookupMiss(b *testing.B) {
+	f := newFixture(b, Config{Sessions: 1 << 20, Pool4: benchPool()})
+	f.fill(1 << 20)
+	var v View64
+	for i := 0; i < b.N; i++ {
+		k := flow(1<<20 + i)
+		if f.Lookup64(&k, f.Hash64(&k), &v) {
+			b.Fatal("found a session that nobody opened")
+		}
+	}
+}
+
+func (f *fixture) fill(n int) {
+	f.tb.Helper()
+	for i := range n {
+		f.open(flow(i), StateNone, 1)
+	}
+}
+
+// BenchmarkInsert takes new flows as a worker does: looks a burst of them up in
+// vain, then maps and inserts each. While the table fills up to n sessions it
+// is timed, while it empties it is not.
+func BenchmarkInsert(b *testing.B) {
+	for _, n := range []int{1000, 65536, 1 << 20} {
+		b.Run(fmt.Sprintf("flows=%d", n), func(b *testing.B) {
+			f := newFixture(b, Config{Sessions: 1 << 20, Pool4: benchPool()})
+			now := Tick(1)
+			f.fill(n)
+			b.ReportAllocs()
+			for i := 0; i < b.N; i += benchBurst {
+				if i%n < benchBurst {
+					b.StopTimer()
+					now += 400 * TicksPerSecond
+					f.expireAll(now)
+					b.StartTimer()
+				}
+				f.insertBurst(i%n, now)
+			}
+		})
+	}
+}
+
+func (f *fixture) insertBurst(first int, now Tick) {
+	var keys [benchBurst]Key64
+	var hashes [benchBurst]uint64
+	var v View64
+	s := f.Shard(0)
+	for j := range keys {
+		keys[j] = flow(first + j)
+		hashes[j] = f.Hash64(&keys[j])
+		f.Touch64(hashes[j])
+	}
+	for j := range keys {
+		if f.Lookup64(&keys[j], hashes[j], &v) {
+			f.tb.Fatal("found a session that nobody opened")
+		}
+		s.TouchMap(keys[j].Client, keys[j].ClientPort, keys[j].Proto)
+	}
+	for j := range keys {
+		f.open(keys[j], StateNone, now)
+	}
+}
+
+// BenchmarkExpire ends a million sessions whose time has come.
+func BenchmarkExpire(b *testing.B) {
+	const n = 1 << 20
+	f := newFixture(b, Config{Sessions: n, Pool4: benchPool()})
+	s, now, left := f.Shard(0), Tick(1), 0
+	b.ReportAllocs()
+	for i := 0; i < b.N; {
+		if left == 0 {
+			b.StopTimer()
+			for j := range n {
+				f.open(flow(j), StateNone, now)
+			}
+			left, now = n, now+400*TicksPerSecond
+			b.StartTimer()
+		}
+		got := s.Expire(now, 64)
+		i, left = i+got, left-got
+	}
+}
