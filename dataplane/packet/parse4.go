@@ -50,7 +50,7 @@ func Parse4(b []byte, l3 int, p *Parsed) Status {
 // layer. Its header checksum is not checked: the router that quotes it has
 // changed the TTL, and a translator takes the quote as it is (RFC 7915 §4.3).
 func ParseQuoted4(b []byte, l3, end int, p *Parsed) Status {
-	if end > len(b) {
+	if uint(end) > uint(len(b)) {
 		*p = Parsed{}
 		return Truncated
 	}

@@ -44,7 +44,7 @@ func Parse6(b []byte, l3 int, p *Parsed) Status {
 // layer. The packet was judged when it was sent, so only what a translation
 // needs is checked.
 func ParseQuoted6(b []byte, l3, end int, p *Parsed) Status {
-	if end > len(b) {
+	if uint(end) > uint(len(b)) {
 		*p = Parsed{}
 		return Truncated
 	}

@@ -81,13 +81,14 @@ func inner64(u []byte, inner *packet.Parsed, n int, f *ErrorFlow64) {
 // innerHeader64 writes the quoted packet's IPv4 header so that it ends at l4.
 // The TTL is the hop limit as it stands (RFC 7915 §5.3). The identification
 // that the packet had as IPv4 is not known any more; unless a fragment header
-// has kept it, it is zero.
+// has kept it, it is zero. A length that IPv4 cannot express, which no packet
+// of ours had, becomes the largest.
 func innerHeader64(b []byte, l4, n int, inner *packet.Parsed, f *ErrorFlow64, o *Options) {
 	proto := inner.Proto
 	if proto == packet.ProtoICMPv6 {
 		proto = packet.ProtoICMP
 	}
-	size := n + packet.IPv4Len
+	size := min(n+packet.IPv4Len, 0xffff)
 	w := first4(inner, o) | uint64(uint16(size))<<32 | idFlags(inner, size, 0)
 	h := (*[packet.IPv4Len]byte)(b[l4-packet.IPv4Len:])
 	header4(h, w, inner.TTL, proto, f.InnerSrc, f.InnerDst)

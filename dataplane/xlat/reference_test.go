@@ -161,9 +161,11 @@ func (m model) fill() {
 	binary.BigEndian.PutUint16(m.upper[at:], ck)
 }
 
-// correct says whether the checksum is right.
+// correct says whether the checksum is right. Zero and ffff are the same
+// number in ones' complement; a sum of zero is that of an ICMPv4 message of
+// nothing but zeros, whose checksum no update can tell from a right one.
 func (m model) correct() bool {
-	return slowSum(m.pseudo(), m.covered()) == 0xffff
+	return slowSum(m.pseudo(), m.covered())%0xffff == 0
 }
 
 // adjust gives m, of which only the upper layer's first octets may be known,
