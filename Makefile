@@ -1,0 +1,70 @@
+# handoff64. `make help` lists the targets.
+
+GO       ?= go
+PREFIX   ?= /usr/local
+DESTDIR  ?=
+UNITDIR  ?= $(PREFIX)/lib/systemd/system
+FUZZTIME ?= 10s
+BENCH    ?= .
+
+# Everything is built without cgo; only the race detector needs it.
+export CGO_ENABLED := 0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS := -X main.version=$(VERSION)
+
+# The end-to-end tests drive programs that are built without the race detector.
+RACE = $(shell $(GO) list ./... | grep -v /tools/lab)
+
+.PHONY: build test race fuzz bench lint demo generate install clean help
+
+build: ## build every program into bin/ (the default)
+	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+test: ## run every test; without root, those that can run without it
+	@mkdir -p bin
+	@$(GO) build -buildvcs=false -o bin/testreport ./tools/testreport
+	@bin/testreport -timeout 20m ./...
+
+race: ## run the tests under the race detector (needs a C compiler), end to end ones aside
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(RACE)
+
+fuzz: ## run each fuzz target for FUZZTIME (10s)
+	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \
+	while IFS=: read -r file func; do \
+		echo "$$(dirname $$file) $${func#func }"; \
+		$(GO) test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)" || exit 1; \
+	done
+
+bench: ## run the Go benchmarks that match BENCH (all)
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(RACE)
+
+lint: ## gofmt, go vet (amd64 and arm64) and staticcheck, all of which must be silent
+	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "not gofmt-clean:"; echo "$$out"; exit 1; fi
+	GOARCH=amd64 $(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+demo: ## carry real traffic through nat64d in a network of namespaces (needs root)
+	@if [ "$$(id -u)" != 0 ]; then \
+		echo "make demo needs root, for network namespaces and AF_XDP: sudo make demo. Only building."; \
+		$(MAKE) --no-print-directory build; exit 1; fi
+	@$(MAKE) --no-print-directory build
+	@bin/nat64lab demo
+
+generate: ## compile the XDP filter anew (needs clang)
+	@command -v clang >/dev/null || { echo "make generate needs clang: apt-get install clang llvm libbpf-dev"; exit 1; }
+	$(GO) generate ./...
+
+install: ## copy programs and systemd unit below DESTDIR and PREFIX (/usr/local)
+	@test -x bin/nat64d || { echo "nothing to install yet: run make first"; exit 1; }
+	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(UNITDIR)'
+	for p in cmd/*/main.go; do install -m 755 "bin/$$(basename $$(dirname $$p))" '$(DESTDIR)$(PREFIX)/bin/' || exit 1; done
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' tools/systemd/nat64d.service > '$(DESTDIR)$(UNITDIR)/nat64d.service'
+	chmod 644 '$(DESTDIR)$(UNITDIR)/nat64d.service'
+
+clean: ## remove what was built
+	rm -rf bin
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
