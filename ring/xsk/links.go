@@ -88,3 +88,18 @@ func checkCapabilities() error {
 	}
 	return nil
 }
+
+// raiseMemlock lifts the limit on pinned memory as far as we may. Whether that
+// was enough is for the kernel to say when the UMEM is registered; with
+// CAP_IPC_LOCK there is no limit.
+func raiseMemlock() {
+	all := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if unix.Setrlimit(unix.RLIMIT_MEMLOCK, &all) == nil {
+		return
+	}
+	var have unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &have) == nil {
+		have.Cur = have.Max
+		_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &have)
+	}
+}

@@ -148,6 +148,7 @@ func (d *Device) openAllSockets() error {
 
 // openSockets maps the UMEM, deals its frames and opens all sockets over it.
 func (d *Device) openSockets(zc bool) error {
+	raiseMemlock()
 	workers := d.workerCount()
 	total := 0
 	for _, s := range d.sides {

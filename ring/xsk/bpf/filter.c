@@ -190,10 +190,40 @@ struct {
 	__type(value, __u64);
 } fragments SEC(".maps");
 
+// Steps over an IPv4 header of hdr_len octets (20 to 60, a multiple of four).
+// Without CAP_PERFMON the verifier lets a packet pointer move by constants
+// only; the empty assembler statements keep the compiler from adding them up.
+static __always_inline const void *after_ipv4(const void *ip, __u32 hdr_len)
+{
+	__u32 words = hdr_len / 4 - IPV4_MIN_LEN / 4;
+
+	ip += IPV4_MIN_LEN;
+	if (words & 1) {
+		ip += 4;
+		asm volatile("" : "+r"(ip));
+	}
+	if (words & 2) {
+		ip += 8;
+		asm volatile("" : "+r"(ip));
+	}
+	if (words & 4) {
+		ip += 16;
+		asm volatile("" : "+r"(ip));
+	}
+	if (words & 8) {
+		ip += 32;
+		asm volatile("" : "+r"(ip));
+	}
+	return ip;
+}
+
 static __always_inline int in_pool6(const struct config *cfg, const struct ipv6 *ip)
 {
 	__u64 hi = ip->dst[0], lo = ip->dst[1];
 
+	// Unrolled, for constant offsets: without CAP_PERFMON the verifier refuses
+	// a pointer that moves by another amount each time round.
+#pragma unroll
 	for (int i = 0; i < POOL6_MAX; i++) {
 		if (i >= cfg->pool6_count)
 			return 0;
@@ -249,7 +279,7 @@ static __always_inline int quotes_ours(const void *quote, __u32 len, const void 
 		return 0;
 	if (ip->fragment & bpf_htons(FRAGMENT_OFFSET))
 		return 0; // no ports in there to tell by
-	const void *l4 = quote + hdr_len;
+	const void *l4 = after_ipv4(quote, hdr_len);
 	if (l4 + 8 > data_end)
 		return 0;
 	if (ip->proto == PROTO_TCP || ip->proto == PROTO_UDP)
@@ -281,10 +311,12 @@ static __always_inline int icmp_ours(const struct ipv4 *ip, const void *l4, __u3
 	return 0;
 }
 
-// A packet or first fragment with its transport header at l4, len octets by
-// its own account (Ethernet padding is not part of it).
-static __always_inline int transport_ours(const struct ipv4 *ip, const void *l4, __u32 len, const void *data_end)
+// A packet or first fragment with len octets behind its header by its own
+// account (Ethernet padding is not part of it).
+static __always_inline int transport_ours(const struct ipv4 *ip, __u32 hdr_len, __u32 len, const void *data_end)
 {
+	const void *l4 = after_ipv4(ip, hdr_len);
+
 	if (ip->proto == PROTO_ICMP)
 		return icmp_ours(ip, l4, len, data_end);
 	if (ip->proto != PROTO_TCP && ip->proto != PROTO_UDP)
@@ -305,16 +337,16 @@ static __always_inline int ipv4_ours(const struct config *cfg, const struct ipv4
 		return 0;
 	if (!find_pool4(ip->dst))
 		return 0;
-	if (!(ip->fragment & bpf_htons(FRAGMENT_OFFSET | MORE_FRAGMENTS)))
-		return transport_ours(ip, (const void *)ip + hdr_len, total_len - hdr_len, data_end);
-
 	struct fragment_key key = {.src = ip->src, .dst = ip->dst, .id = ip->id, .proto = ip->proto};
-	__u64 now = bpf_ktime_get_ns();
 	if (ip->fragment & bpf_htons(FRAGMENT_OFFSET)) {
 		const __u64 *since = bpf_map_lookup_elem(&fragments, &key);
-		return since && now - *since <= cfg->fragment_ns;
+		return since && bpf_ktime_get_ns() - *since <= cfg->fragment_ns;
 	}
-	if (transport_ours(ip, (const void *)ip + hdr_len, total_len - hdr_len, data_end)) {
+	int ours = transport_ours(ip, hdr_len, total_len - hdr_len, data_end);
+	if (!(ip->fragment & bpf_htons(MORE_FRAGMENTS)))
+		return ours;
+	if (ours) {
+		__u64 now = bpf_ktime_get_ns();
 		bpf_map_update_elem(&fragments, &key, &now, BPF_ANY);
 		return 1;
 	}
