@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -23,6 +25,9 @@ func (l *Lab) build() error {
 	if err := l.writeState(); err != nil {
 		return err
 	}
+	if err := shareNetnsDir(); err != nil {
+		return err
+	}
 	for _, host := range l.topology.hosts {
 		if err := makeNamespace(l.Host(host).Namespace()); err != nil {
 			return err
@@ -40,6 +45,35 @@ func (l *Lab) build() error {
 		if err := l.Host(r.host).Enter(func() error { return addDefaultRoute(r) }); err != nil {
 			return fmt.Errorf("host %s: default route via %s: %w", r.host, r.via, err)
 		}
+	}
+	return nil
+}
+
+// shareNetnsDir makes the folder of named namespaces a shared mount of its own,
+// as the first `ip netns add` would. Were that to come after us, it would put
+// the folder on top of itself, namespaces included, and the lower ones could
+// no longer be unmounted.
+func shareNetnsDir() error {
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return fmt.Errorf("folder of namespaces: %w", err)
+	}
+	dir, err := os.Open(netnsDir)
+	if err != nil {
+		return fmt.Errorf("folder of namespaces: %w", err)
+	}
+	defer dir.Close()
+	// iproute2 takes this lock for the same purpose.
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock %s: %w", netnsDir, err)
+	}
+	err = unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	if errors.Is(err, unix.EINVAL) { // not a mount yet
+		if err = unix.Mount(netnsDir, netnsDir, "none", unix.MS_BIND|unix.MS_REC, ""); err == nil {
+			err = unix.Mount("", netnsDir, "none", unix.MS_SHARED|unix.MS_REC, "")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("make %s a shared mount: %w", netnsDir, err)
 	}
 	return nil
 }

@@ -174,9 +174,57 @@ func TestCleanRestartKeepsConnections(t *testing.T) {
 	w.finishTalk(k)
 }
 
+// The pool's address is the kernel's own, but the NAT's ports are not: were
+// the kernel to answer on them while nat64d is not there, its resets and port
+// unreachables would break every connection that a restart is to keep.
+func TestKernelNeverAnswersForThePool(t *testing.T) {
+	w := plain(t)
+	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
+	// A socket that takes datagrams from everybody: the client has nothing to
+	// refuse.
+	socket, err := w.client.ListenPacket("udp6", "[::]:40000")
+	w.must(err)
+	defer socket.Close()
+	mapped, err := askFrom(socket, net.UDPAddrFromAddrPort(netip.MustParseAddrPort(w.embedded(7))))
+	w.must(err)
+	stream := w.dial(w.server, "udp", 9999, mapped)
+	ctx, stop := context.WithCancel(w.ctx)
+	refused := make(chan int, 1)
+	go func() { refused <- countRefusals(ctx, stream) }()
+	for range 3 {
+		w.must(w.d.Kill())
+		w.must(w.d.Start(w.ctx))
+		w.must(w.d.Restart(w.ctx))
+	}
+	stop()
+	if n := <-refused; n > 0 {
+		t.Errorf("the kernel has refused %d packets to %s, a port of the NAT", n, mapped)
+	}
+}
+
+// countRefusals sends datagrams without a pause longer than a millisecond and
+// counts how often the socket reports that somebody refused one.
+func countRefusals(ctx context.Context, c net.Conn) (refused int) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return refused
+		case <-tick.C:
+			// Other errors, such as that nobody has the address, are what a
+			// stopped NAT64 looks like.
+			if _, err := c.Write([]byte("still there?")); isRefused(err) {
+				refused++
+			}
+		}
+	}
+}
+
 // finish and stop compare; here they have something to compare.
 func TestCleanStopLeavesNothing(t *testing.T) {
-	w := plain(t)
+	// So many ports are left to local programs that nat64d reserves its own.
+	w := plain(t, pool4("10000-20000"))
 	during := w.footprint()
 	for _, ifname := range []string{lab.IPv6Interface, lab.IPv4Interface} {
 		if during.interfaces[ifname].XDP == 0 {
