@@ -30,7 +30,7 @@ func Parse4(b []byte, l3 int, p *Parsed) Status {
 	h := (*[IPv4Len]byte)(b[l3:])
 	if l4-l3 == IPv4Len {
 		w0, w1 := binary.BigEndian.Uint64(h[0:]), binary.BigEndian.Uint64(h[8:])
-		sum := w0>>32 + w0&0xffffffff + w1>>32 + w1&0xffffffff + uint64(p.Dst4)
+		sum := w0>>32 + w0&0xffffffff + w1>>32 + w1&0xffffffff + uint64(binary.BigEndian.Uint32(h[IPv4Dst:]))
 		if Fold(sum) != 0xffff {
 			return BadHeaderChecksum
 		}
@@ -42,7 +42,16 @@ func Parse4(b []byte, l3 int, p *Parsed) Status {
 			return s
 		}
 	}
-	return upper4(b, l4, end, p)
+	switch h[IPv4Proto] {
+	case ProtoUDP:
+		return udp(b, l4, end, p)
+	case ProtoTCP:
+		return tcp(b, l4, end, p)
+	case ProtoICMP:
+		return icmp(b, l4, end, p, kindICMPv4)
+	}
+	p.Kind = KindOther
+	return Good
 }
 
 // ParseQuoted4 reads the IPv4 packet inside an ICMP error: b[l3:end] is what
