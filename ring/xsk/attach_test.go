@@ -32,6 +32,7 @@ func leaveProgram(t *testing.T, name string, mode Mode, stateDir string) {
 }
 
 func TestLeftOverIsTakenOver(t *testing.T) {
+	needsRoot(t)
 	for _, left := range []Mode{ModeNative, ModeGeneric} {
 		for _, mode := range []Mode{ModeNative, ModeGeneric} {
 			t.Run(fmt.Sprintf("%s after %s", mode, left), func(t *testing.T) {

@@ -158,6 +158,7 @@ func exchange(t *testing.T, in, out *tap, packet func(int) []byte, count int) {
 }
 
 func TestForwardThroughTheKernel(t *testing.T) {
+	needsRoot(t)
 	for _, mode := range []Mode{ModeNative, ModeGeneric} {
 		for _, queues := range []int{1, 2} {
 			t.Run(fmt.Sprintf("%s/%d", mode, queues), func(t *testing.T) {
@@ -205,6 +206,7 @@ func TestOneInterfaceForBothSides(t *testing.T) {
 // TestKernelKeepsItsPackets looks at what reaches the kernel on the device's
 // own end of the wire.
 func TestKernelKeepsItsPackets(t *testing.T) {
+	needsRoot(t)
 	for _, mode := range []Mode{ModeNative, ModeGeneric} {
 		t.Run(string(mode), func(t *testing.T) {
 			w := newWires(t, 1)
@@ -229,6 +231,7 @@ func TestKernelKeepsItsPackets(t *testing.T) {
 }
 
 func TestCloseLeavesNothingAndOpenWorksAgain(t *testing.T) {
+	needsRoot(t)
 	for _, mode := range []Mode{ModeNative, ModeGeneric} {
 		t.Run(string(mode), func(t *testing.T) {
 			w := newWires(t, 1)

@@ -33,6 +33,7 @@ func keepOnly(t *testing.T, caps ...uint) {
 }
 
 func TestMissingCapabilitiesAreNamed(t *testing.T) {
+	needsRoot(t)
 	for _, tt := range []struct {
 		name            string
 		keep            []uint
