@@ -30,7 +30,6 @@ const (
 	DropDenied
 	DropWellKnownPrefix
 	DropTCPWithoutSession
-	DropTCPState
 	DropNoMapping
 	DropFiltered
 	DropTCPIncoming
@@ -45,7 +44,6 @@ const (
 	DropTooBig4
 	DropUDPZeroChecksum
 	DropHairpinOff
-	DropHairpinLoop
 	DropHeadroom
 	DropNoFrame
 
@@ -97,7 +95,6 @@ var reasonTable = [dropReasons]Reason{
 	DropDenied:              {"denied_destination", "lookup", "The IPv4 destination is on the deny_ipv4 list, or can never be a host.", "RFC 6052 §5.1"},
 	DropWellKnownPrefix:     {"well_known_prefix", "lookup", "A non-global IPv4 address inside 64:ff9b::/96.", "RFC 6052 §3.1"},
 	DropTCPWithoutSession:   {"tcp_without_session", "lookup", "A TCP segment that opens nothing and belongs to no session.", "RFC 6146 §3.5.2.2"},
-	DropTCPState:            {"tcp_state", "lookup", "A TCP segment that the session's state does not allow.", "RFC 6146 §3.5.2.2"},
 	DropNoMapping:           {"no_mapping", "lookup", "No BIB entry for the mapped port or identifier.", "RFC 6146 §3.5.1"},
 	DropFiltered:            {"filtered", "lookup", "Address-dependent filtering: the client never sent to this server.", "RFC 6146 §3.5.1"},
 	DropTCPIncoming:         {"tcp_incoming", "lookup", "Connections from the IPv4 side are switched off (tcp_incoming).", "RFC 6146 §3.5.2.2"},
@@ -112,7 +109,6 @@ var reasonTable = [dropReasons]Reason{
 	DropTooBig4:         {"too_big_for_ipv6", "translate", "Too big for the IPv6 link with DF set; answered with Fragmentation Needed.", "RFC 7915 §4"},
 	DropUDPZeroChecksum: {"udp_zero_checksum", "translate", "A UDP datagram without checksum that may not be translated.", "RFC 7915 §4.5, RFC 8200 §8.1"},
 	DropHairpinOff:      {"hairpin_off", "translate", "A client wrote to a pool4 address while hairpin is off.", "RFC 6146 §3.8"},
-	DropHairpinLoop:     {"hairpin_loop", "translate", "A packet that would be translated a third time.", "RFC 6146 §3.8"},
 	DropHeadroom:        {"frame_too_small", "translate", "The frame has no room for the translated packet.", ""},
 	DropNoFrame:         {"no_free_frame", "translate", "No free frame for a fragment: more frames are needed.", ""},
 

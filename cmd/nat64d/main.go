@@ -51,7 +51,7 @@ func dispatch(args []string, stdout, stderr io.Writer) int {
 	case "check":
 		return checkCommand(args[1:], stdout, stderr)
 	case "replay":
-		return exitUsage
+		return replayCommand(args[1:], stdout, stderr)
 	case "--help", "-help", "-h", "help":
 		fmt.Fprint(stdout, usage)
 		return exitOK
