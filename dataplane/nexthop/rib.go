@@ -189,10 +189,13 @@ func (b *rib) add6(d *destination, r route, flags uint16) {
 	b.insert(d, after(d.routes, r), r)
 }
 
+// delete4 takes the route that is just the one named, or else, as flags may
+// have changed meanwhile, the one with these next hops.
 func (b *rib) delete4(d *destination, r route) {
-	at := slices.IndexFunc(d.routes, func(o route) bool {
-		return o.level(r) && o.set.kind == r.set.kind && sameHops(o.set, r.set)
-	})
+	at := slices.IndexFunc(d.routes, func(o route) bool { return o.level(r) && o.set == r.set })
+	if at < 0 {
+		at = slices.IndexFunc(d.routes, func(o route) bool { return o.level(r) && sameHops(o.set, r.set) })
+	}
 	if at >= 0 {
 		b.removeAt(d, at)
 	}

@@ -33,6 +33,17 @@ type Table struct {
 // Open follows the next hops of the network namespace that the calling thread
 // is in, and has the first snapshot ready.
 func Open(c Config) (*Table, error) {
+	m, err := prepare(c)
+	if err != nil {
+		return nil, fmt.Errorf("next hops: %w", err)
+	}
+	m.launch()
+	return m.table, nil
+}
+
+// prepare opens the sockets and reads everything once. What changes meanwhile
+// waits in the sockets.
+func prepare(c Config) (*manager, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -44,39 +55,23 @@ func Open(c Config) (*Table, error) {
 	}
 	k, err := openKernel(c.buffer)
 	if err != nil {
-		return nil, fmt.Errorf("next hops: %w", err)
+		return nil, err
 	}
-	t := newTable()
 	m := &manager{
-		table: t,
+		table: newTable(),
 		fib:   newFIB(c.IPv6Index, c.IPv4Index, rand.Uint64()),
 		k:     k,
 		log:   c.Log,
 		round: c.round,
 		retry: resyncRetry,
 	}
-	if err := m.start(); err != nil {
-		return nil, fmt.Errorf("next hops: %w", errors.Join(err, k.close()))
+	if err := m.readAll(); err != nil {
+		return nil, errors.Join(err, k.close())
 	}
-	var running sync.WaitGroup
-	running.Go(func() { m.run(t.done) })
-	running.Go(func() { k.routes.run(t.done) })
-	running.Go(func() { k.rest.run(t.done) })
-	t.stop = sync.OnceValue(func() error {
-		close(t.done)
-		err := k.close()
-		running.Wait()
-		return err
-	})
-	return t, nil
+	return m, nil
 }
 
-func newTable() *Table {
-	return &Table{wake: make(chan struct{}, 1), done: make(chan struct{})}
-}
-
-// start reads everything once. What changes meanwhile waits in the sockets.
-func (m *manager) start() error {
+func (m *manager) readAll() error {
 	m.lose()
 	m.fib.lost = [2]bool{true, true}
 	if err := m.resync(); m.broken {
@@ -89,6 +84,25 @@ func (m *manager) start() error {
 	}
 	m.table.current.Store(m.fib.publish())
 	return nil
+}
+
+// launch starts the goroutines.
+func (m *manager) launch() {
+	t, k := m.table, m.k
+	var running sync.WaitGroup
+	running.Go(func() { m.run(t.done) })
+	running.Go(func() { k.routes.run(t.done) })
+	running.Go(func() { k.rest.run(t.done) })
+	t.stop = sync.OnceValue(func() error {
+		close(t.done)
+		err := k.close()
+		running.Wait()
+		return err
+	})
+}
+
+func newTable() *Table {
+	return &Table{wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
 // Load returns the current snapshot. A worker that has packets parked
