@@ -38,6 +38,7 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 	s.arm(i, now, now+s.t.lifetime(k.Proto, se.State), k.Proto)
 	s.peers.add(s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto))
 	s.stats[statCreated].Add(1)
+	s.stats[statUsed].Add(1)
 	return OK
 }
 
@@ -97,7 +98,7 @@ func (s *Shard) removeSlot(i uint32) {
 	s.peers.drop(s.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto))
 	s.letGo(&se, se.Origin)
 	s.giveCredit()
-	s.stats[statEnded].Add(1)
+	s.stats[statUsed].Add(^uint64(0))
 }
 
 // Room for sessions is counted over all shards, so that the limit is the

@@ -110,8 +110,13 @@ func (t *Table) readmit(s *slot, w *words, pool6 [maxPool6]int, now Tick) bool {
 // readmit gives a session its old mapping and inserts it.
 func (s *Shard) readmit(se *Session, stamp, now Tick) bool {
 	var v View64
-	h := s.t.hash.key64(&se.Key)
-	if s.t.Lookup64(&se.Key, h, &v) || !s.adopt(se) || s.Insert(se, now) != OK || !s.t.Lookup64(&se.Key, h, &v) {
+	var v46 View46
+	k46 := se.key46()
+	h, h46 := s.t.hash.key64(&se.Key), s.t.hash.key46(&k46)
+	if s.t.Lookup64(&se.Key, h, &v) || s.t.Lookup46(&k46, h46, &v46) {
+		return false // the file has it twice
+	}
+	if !s.adopt(se) || s.Insert(se, now) != OK || !s.t.Lookup64(&se.Key, h, &v) {
 		return false
 	}
 	v.slot.stamp.Store(uint32(stamp))

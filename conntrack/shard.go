@@ -168,10 +168,13 @@ func (s *Shard) closeBIB(i uint32, at int) {
 func (s *Shard) acquire(se *Session) (Origin, bool) {
 	k := &se.Key
 	if set := s.t.statics.Load(); len(set.byMapped) > 0 {
-		e := set.byMapped[mappedKey{se.Mapped, se.MappedPort, k.Proto}]
-		if e != nil && e.Client == k.Client && e.ClientPort == k.ClientPort {
-			e.sessions.Add(1)
-			return OriginStatic, true
+		key := mappedKey{se.Mapped, se.MappedPort, k.Proto}
+		e := set.byMapped[key]
+		if e != nil && e.Client == k.Client && e.ClientPort == k.ClientPort && e.acquire() {
+			if s.t.statics.Load().byMapped[key] == e {
+				return OriginStatic, true
+			}
+			e.release() // removed just now; from here on the next sweep would see the session
 		}
 	}
 	set, ok := s.t.poolSet(kindOf(k.Proto), se.Mapped)
@@ -194,7 +197,7 @@ func (s *Shard) letGo(se *Session, origin Origin) {
 	k := &se.Key
 	if origin == OriginStatic {
 		key := mappedKey{se.Mapped, se.MappedPort, k.Proto}
-		s.t.statics.Load().serving(key).sessions.Add(^uint32(0))
+		s.t.statics.Load().serving(key).release()
 		return
 	}
 	set, _ := s.t.poolSet(kindOf(k.Proto), se.Mapped)

@@ -15,11 +15,30 @@ var (
 )
 
 // staticEntry is a static mapping and the number of sessions that use it,
-// which the shard that owns the client changes and anyone reads.
+// which the shard that owns the client changes and anyone reads. Once the
+// mapping is removed and no session is left, the count is closed: a worker that
+// still sees the mapping in an old snapshot then cannot count on it any more.
 type staticEntry struct {
 	Static
 	sessions atomic.Uint32
 }
+
+const staticClosed = 1 << 31
+
+// acquire counts a session, unless the mapping is closed.
+func (e *staticEntry) acquire() bool {
+	for {
+		n := e.sessions.Load()
+		if n == staticClosed {
+			return false
+		}
+		if e.sessions.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+func (e *staticEntry) release() { e.sessions.Add(^uint32(0)) }
 
 type mappedKey struct {
 	addr  uint32
@@ -89,7 +108,7 @@ func (s *staticSet) serving(key mappedKey) *staticEntry {
 func (t *Table) AddStatic(st Static) error {
 	t.staticMu.Lock()
 	defer t.staticMu.Unlock()
-	set := t.reaped()
+	set := t.reap().clone()
 	if err := t.addStatic(set, st); err != nil {
 		return fmt.Errorf("add static mapping %s: %w", st, err)
 	}
@@ -163,7 +182,7 @@ func (t *Table) poolSet(k kind, addr uint32) (int, bool) {
 func (t *Table) RemoveStatic(proto Proto, mapped uint32, port uint16) error {
 	t.staticMu.Lock()
 	defer t.staticMu.Unlock()
-	set := t.reaped()
+	set := t.reap().clone()
 	key := mappedKey{mapped, port, proto}
 	e := set.byMapped[key]
 	if e == nil {
@@ -174,22 +193,31 @@ func (t *Table) RemoveStatic(proto Proto, mapped uint32, port uint16) error {
 	set.retired[key] = e
 	t.statics.Store(set)
 	t.sweepStatics.Add(1)
-	t.statics.Store(t.reaped())
+	t.reap()
 	return nil
 }
 
-// reaped copies the present set without retired mappings that no session uses
-// any more, whose ports it frees. Under staticMu.
-func (t *Table) reaped() *staticSet {
-	set := t.statics.Load().clone()
+// reap forgets retired mappings that no session uses any more, frees their
+// ports, and gives the set that is in force then. Under staticMu.
+func (t *Table) reap() *staticSet {
+	set := t.statics.Load()
+	if len(set.retired) == 0 {
+		return set
+	}
+	set = set.clone()
+	var free []Static
 	for key, e := range set.retired {
-		if e.sessions.Load() != 0 {
+		if !e.sessions.CompareAndSwap(0, staticClosed) {
 			continue
 		}
 		delete(set.retired, key)
 		if set.holder(kindOf(e.Proto), e.Mapped, e.MappedPort) == nil {
-			t.letPort(e.Static)
+			free = append(free, e.Static)
 		}
+	}
+	t.statics.Store(set)
+	for _, st := range free {
+		t.letPort(st)
 	}
 	return set
 }

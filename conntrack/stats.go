@@ -2,8 +2,8 @@ package conntrack
 
 // The counters of a shard. Its worker writes them, anyone reads.
 const (
-	statCreated = iota // with those restored
-	statEnded
+	statUsed    = iota
+	statCreated // with those restored
 	statExpired
 	statRefused
 	statRestored
@@ -24,10 +24,9 @@ type Stats struct {
 
 // Stats reads the shard's counters. Any goroutine.
 func (s *Shard) Stats() Stats {
-	ended := s.stats[statEnded].Load() // before created: the difference is never negative
-	created, restored := s.stats[statCreated].Load(), s.stats[statRestored].Load()
+	restored := s.stats[statRestored].Load() // first: the difference is never negative
 	return Stats{
-		Used: created - ended, Created: created - restored, Restored: restored,
+		Used: s.stats[statUsed].Load(), Created: s.stats[statCreated].Load() - restored, Restored: restored,
 		Expired: s.stats[statExpired].Load(), Refused: s.stats[statRefused].Load(),
 		BIB: s.stats[statBIB].Load(),
 	}
