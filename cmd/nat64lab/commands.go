@@ -52,7 +52,8 @@ func demoFlags(set *flag.FlagSet, s *settings) {
 func throughputFlags(set *flag.FlagSet, s *settings) {
 	named(set, s, "nat64tput")
 	buildFlags(set, s)
-	set.IntVar(&s.seconds, "seconds", 5, "`seconds` of each measurement")
+	set.IntVar(&s.seconds, "seconds", 5, "`seconds` of each run")
+	set.IntVar(&s.runs, "runs", 3, "`number` of runs, of which the median counts")
 }
 
 // noArguments refuses what a command would otherwise ignore.
@@ -187,6 +188,9 @@ func runDemo(ctx context.Context, s *settings, args []string) error {
 	if err := noArguments(args); err != nil {
 		return err
 	}
+	if s.megabyte < 1 {
+		return usageError{errors.New("--mb starts at 1")}
+	}
 	if err := s.options.Check(); err != nil {
 		return usageError{err}
 	}
@@ -204,6 +208,9 @@ func runThroughput(ctx context.Context, s *settings, args []string) error {
 	if err := noArguments(args); err != nil {
 		return err
 	}
+	if s.seconds < 1 || s.runs < 1 {
+		return usageError{errors.New("--seconds and --runs start at 1")}
+	}
 	if err := s.options.Check(); err != nil {
 		return usageError{err}
 	}
@@ -214,5 +221,5 @@ func runThroughput(ctx context.Context, s *settings, args []string) error {
 	if err != nil {
 		return err
 	}
-	return throughput.Run(ctx, throughput.Options{Lab: s.options, Binaries: binaries, Out: s.out, Seconds: s.seconds})
+	return throughput.Run(ctx, throughput.Options{Lab: s.options, Binaries: binaries, Out: s.out, Seconds: s.seconds, Runs: s.runs})
 }

@@ -47,6 +47,7 @@ type settings struct {
 	keep     bool
 	megabyte int64
 	seconds  int
+	runs     int
 	out      io.Writer
 }
 

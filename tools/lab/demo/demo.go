@@ -306,6 +306,6 @@ func (s *show) stats(ctx context.Context) error {
 
 func (s *show) indent(text string) {
 	for line := range strings.Lines(text) {
-		s.print("    %s\n", strings.TrimRight(line, "\n"))
+		s.print("%s\n", strings.TrimRight("    "+line, " \n"))
 	}
 }

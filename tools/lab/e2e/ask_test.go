@@ -15,7 +15,7 @@ const (
 	askWait  = 200 * time.Millisecond
 
 	// onceWait is for a datagram that is not repeated.
-	onceWait = time.Second
+	onceWait = 3 * time.Second
 )
 
 // ask sends a datagram over a connected socket until something comes back.

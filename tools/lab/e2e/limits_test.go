@@ -4,33 +4,50 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 
 	"handoff64/tools/lab"
 )
 
 // crowd opens UDP sockets from consecutive ports of the client, so that both
-// parities occur, and asks over each until the answers stay out. It returns
-// those that were answered and the number of the others.
+// parities occur, and sends one datagram over each. It returns those that were
+// answered and the number of the others.
 func (w *world) crowd(n int, firstPort int) (served []net.Conn, refused int) {
 	w.t.Helper()
-	for i := range n {
-		c := w.dial(w.client, "udp", firstPort+i, w.embedded(7))
-		if _, err := askOnce(c); err != nil {
-			refused++
-		} else {
+	all := make([]net.Conn, n)
+	for i := range all {
+		all[i] = w.dial(w.client, "udp", firstPort+i, w.embedded(7))
+	}
+	answered := askAll(all)
+	for i, c := range all {
+		if answered[i] == nil {
 			served = append(served, c)
+		} else {
+			refused++
 		}
 	}
 	return served, refused
 }
 
+// askAll asks once over each socket, all at the same time, so that waiting for
+// answers that do not come takes no longer than for one.
+func askAll(all []net.Conn) []error {
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, c := range all {
+		wg.Go(func() { _, errs[i] = askOnce(c) })
+	}
+	wg.Wait()
+	return errs
+}
+
 // stillServed checks that the established ones did not suffer.
 func (w *world) stillServed(served []net.Conn) {
 	w.t.Helper()
-	for _, c := range served {
-		if _, err := askOnce(c); err != nil {
-			w.t.Errorf("%s was served and is no longer: %v", c.LocalAddr(), err)
+	for i, err := range askAll(served) {
+		if err != nil {
+			w.t.Errorf("%s was served and is no longer: %v", served[i].LocalAddr(), err)
 		}
 	}
 }

@@ -24,15 +24,13 @@ import (
 	"handoff64/tools/lab"
 )
 
-// repeats is how often each figure is measured; the median counts.
-const repeats = 3
-
 // Options says what to measure.
 type Options struct {
 	Lab      lab.Options // without routers
 	Binaries lab.Binaries
 	Out      io.Writer
-	Seconds  int // of each measurement
+	Seconds  int // of each run
+	Runs     int // of each measurement; the median counts
 }
 
 // path is one way from the client to the server.
@@ -59,7 +57,7 @@ func Run(ctx context.Context, o Options) error {
 	for _, r := range rows {
 		fmt.Fprintf(o.Out, "| %s | %s | %s | %.0f | %.0f | %.0f |\n", r.Path, r.Tool, r.Direction, r.Median, r.Min, r.Max)
 	}
-	fmt.Fprintf(o.Out, "\nTCP payload, %d runs of %d s each, %d queue(s), veth with offloads off.\n", repeats, o.Seconds, max(o.Lab.Queues, 1))
+	fmt.Fprintf(o.Out, "\nTCP payload, %d runs of %d s each, %d queue(s), veth with offloads off.\n", o.Runs, o.Seconds, max(o.Lab.Queues, 1))
 	return nil
 }
 
@@ -112,7 +110,7 @@ func measureIn(ctx context.Context, o Options, prepare func(context.Context, *la
 				row.Direction = "server to client"
 			}
 			var runs []float64
-			for range repeats {
+			for range o.Runs {
 				mbps, err := tool.run(ctx, p, o.Seconds, download)
 				if err != nil {
 					return nil, fmt.Errorf("%s, %s, %s: %w", p.name, tool.name, row.Direction, err)
@@ -214,6 +212,23 @@ func iperf3(ctx context.Context, p path, seconds int, download bool) (float64, e
 	if download {
 		args = append(args, "--reverse")
 	}
+	// The server says nothing when it is ready, and one that does not yet
+	// listen refuses the client.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		out, err := p.client.Output(ctx, "iperf3", args...)
+		mbps, reportErr := readReport(out)
+		if err = errors.Join(err, reportErr); err == nil {
+			return mbps, nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return 0, err
+		}
+	}
+}
+
+// readReport takes the receiver's rate out of iperf3's JSON. iperf3 ends with
+// exit code 0 after some errors, so what it says counts.
+func readReport(out string) (mbps float64, err error) {
 	var report struct {
 		Error string `json:"error"`
 		End   struct {
@@ -222,18 +237,14 @@ func iperf3(ctx context.Context, p path, seconds int, download bool) (float64, e
 			} `json:"sum_received"`
 		} `json:"end"`
 	}
-	// The server says nothing when it is ready, and one that does not yet
-	// listen refuses the client.
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		out, err := p.client.Output(ctx, "iperf3", args...)
-		if jsonErr := json.Unmarshal([]byte(out), &report); jsonErr != nil {
-			return 0, errors.Join(fmt.Errorf("iperf3 printed %q: %w", out, jsonErr), err)
-		}
-		if err == nil {
-			return report.End.Received.BitsPerSecond / 1e6, nil
-		}
-		if time.Now().After(deadline) || ctx.Err() != nil {
-			return 0, fmt.Errorf("iperf3: %s: %w", report.Error, err)
-		}
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		return 0, fmt.Errorf("iperf3 printed %q: %w", out, err)
 	}
+	if report.Error != "" {
+		return 0, fmt.Errorf("iperf3: %s", report.Error)
+	}
+	if report.End.Received.BitsPerSecond <= 0 {
+		return 0, errors.New("iperf3 reports that nothing was received")
+	}
+	return report.End.Received.BitsPerSecond / 1e6, nil
 }
