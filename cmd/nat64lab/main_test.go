@@ -6,8 +6,12 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"handoff64/tools/lab"
 )
@@ -26,7 +30,12 @@ func TestMain(m *testing.M) {
 // outputs.
 func nat64lab(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], args...)
+	return finish(t, exec.Command(os.Args[0], args...))
+}
+
+// finish runs a prepared command as nat64lab.
+func finish(t *testing.T, cmd *exec.Cmd) (code int, stdout, stderr string) {
+	t.Helper()
 	cmd.Env = append(os.Environ(), asMain+"=1")
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
@@ -82,13 +91,42 @@ func TestWrongUsage(t *testing.T) {
 }
 
 func TestWithoutRoot(t *testing.T) {
+	run := nat64lab
 	if lab.NeedRoot() == nil {
-		t.Skip("this is root; as another user it runs")
+		run = asNobody(t)
 	}
-	for _, args := range []string{"up", "down", "demo", "throughput", "exec client -- true"} {
-		if code, _, errOut := nat64lab(t, strings.Fields(args)...); code != 1 || !strings.Contains(errOut, "needs root") {
+	for _, args := range []string{"up --no-nat64d", "down", "exec client -- true"} {
+		if code, _, errOut := run(t, strings.Fields(args)...); code != 1 || !strings.Contains(errOut, "needs root") {
 			t.Errorf("nat64lab %s: exit code %d, %q", args, code, errOut)
 		}
+	}
+	for _, args := range []string{"up", "demo", "throughput"} { // these look no further either
+		if code, _, errOut := run(t, args); code != 1 || !strings.Contains(errOut, "needs root") {
+			t.Errorf("nat64lab %s: exit code %d, %q", args, code, errOut)
+		}
+	}
+}
+
+// asNobody returns nat64lab run by an unprivileged user, who must be able to
+// reach the program.
+func asNobody(t *testing.T) func(*testing.T, ...string) (int, string, string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "nat64lab-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	program := filepath.Join(dir, "nat64lab")
+	content, err := os.ReadFile(os.Args[0])
+	if err := errors.Join(err, os.WriteFile(program, content, 0o755), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	return func(t *testing.T, args ...string) (int, string, string) {
+		t.Helper()
+		cmd := exec.Command(program, args...)
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &unix.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		return finish(t, cmd)
 	}
 }
 

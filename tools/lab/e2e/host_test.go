@@ -72,6 +72,6 @@ func TestFirstPacketWaitsForTheNextHop(t *testing.T) {
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	c := w.dial(w.client, "udp", 0, w.embedded(7))
 	if _, err := askOnce(c); err != nil {
-		t.Errorf("the only datagram: %v; drops: %v", err, w.stats().Drops)
+		t.Errorf("the only datagram: %v; drops: %v", err, reasons(w.stats()))
 	}
 }

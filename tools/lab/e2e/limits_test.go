@@ -69,7 +69,7 @@ func TestExhaustedPortsRefuseNewClientsOnly(t *testing.T) {
 		ports[a.Port()] = true
 	}
 	if s := w.stats(); s.Dropped() < uint64(refused) {
-		t.Errorf("%d refused, drops: %v", refused, s.Drops)
+		t.Errorf("%d refused, drops: %v", refused, reasons(s))
 	}
 	w.stillServed(served)
 	w.goesOn(k, "while ports are exhausted")
@@ -100,7 +100,7 @@ func TestFullSessionTableRefusesNewSessionsOnly(t *testing.T) {
 		t.Errorf("%d sessions in use, %d were served, capacity %d", used, len(served)+1, capacity)
 	}
 	if s := w.stats(); s.Dropped() < uint64(refused) {
-		t.Errorf("%d refused, drops: %v", refused, s.Drops)
+		t.Errorf("%d refused, drops: %v", refused, reasons(s))
 	}
 	w.stillServed(served)
 	w.goesOn(k, "while the table is full")
@@ -125,7 +125,7 @@ func TestQueuesAndWorkers(t *testing.T) {
 			// whichever queue the server's kernel chooses.
 			served, refused := w.crowd(200, 50_000)
 			if refused != 0 {
-				t.Errorf("%d of 200 flows were not answered; drops: %v", refused, w.stats().Drops)
+				t.Errorf("%d of 200 flows were not answered; drops: %v", refused, reasons(w.stats()))
 			}
 			w.stillServed(served)
 			w.goesOn(k, "beside 200 flows")

@@ -177,7 +177,7 @@ func (w *world) finish() {
 			w.t.Error(err)
 		}
 		if w.t.Failed() {
-			w.t.Logf("drops: %v", stats.Drops)
+			w.t.Logf("drops: %v", reasons(stats))
 		}
 		w.stop()
 	}
@@ -271,6 +271,13 @@ func (w *world) eventually(what string, limit time.Duration, condition func() er
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// reasons are the drop reasons that occurred.
+func reasons(s lab.Stats) map[string]uint64 {
+	some := maps.Clone(s.Drops)
+	maps.DeleteFunc(some, func(_ string, n uint64) bool { return n == 0 })
+	return some
 }
 
 // stats reads the counters.
