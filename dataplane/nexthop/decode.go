@@ -104,6 +104,9 @@ func decodeRoute(b []byte) (r routeMsg, ok bool, err error) {
 		return r, false, err
 	}
 	bits := int(b[1])
+	if !dst.IsValid() || dst.Is4() != (b[0] == unix.AF_INET) {
+		return r, false, fmt.Errorf("route message of family %d to %v", b[0], dst)
+	}
 	if r.prefix, err = dst.Prefix(bits); err != nil {
 		return r, false, fmt.Errorf("route message to %v with a prefix length of %d: %w", dst, bits, err)
 	}

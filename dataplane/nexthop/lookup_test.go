@@ -205,7 +205,11 @@ func TestStableIndex(t *testing.T) {
 		{neighbour(index4, "192.0.2.1", 0, 0), true, Unresolved, 0, false},
 	} {
 		if x.gone {
+			f.probes = nil
 			f.delNeigh(x.msg.key)
+			if len(f.probes) != 1 {
+				t.Errorf("the gateway is gone, and probes are %v", f.probes)
+			}
 		} else {
 			f.setNeigh(t0, x.msg)
 		}

@@ -107,7 +107,8 @@ func (f *fib) setNeigh(now time.Time, m neighMsg) {
 }
 
 // delNeigh takes one RTM_DELNEIGH. The hops stay, unresolved: sessions have
-// their indices cached.
+// their indices cached. A gateway is resolved again at once: the kernel
+// forgets all neighbours of a link whose own MAC address changes.
 func (f *fib) delNeigh(key neighKey) {
 	n := f.neighs[key]
 	if n == nil {
@@ -117,6 +118,9 @@ func (f *fib) delNeigh(key neighKey) {
 	n.state, n.isMAC = 0, false
 	f.settle(n, n.pending)
 	f.changed(n, before)
+	if before.valid && f.gateway(n) && f.flags[key.ifindex]&unix.IFF_UP != 0 {
+		f.probes = append(f.probes, probe{key: key})
+	}
 	if len(n.slots) == 0 {
 		delete(f.neighs, key)
 	}

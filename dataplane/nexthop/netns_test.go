@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -351,9 +352,29 @@ func TestLinkAndAddressChanges(t *testing.T) {
 	})
 }
 
-// TestRouteBurst: 10,000 routes while the table listens.
+// TestRouteBurst: 10,000 routes while the table listens and a worker works.
 func TestRouteBurst(t *testing.T) {
-	l := newLab(t, Config{})
+	l := newLab(t, Config{round: 10 * time.Millisecond})
+	done := make(chan struct{})
+	var worker sync.WaitGroup
+	defer worker.Wait()
+	defer close(done)
+	worker.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			s := l.table.Load()
+			h := s.Hops[s.Lookup4(burstDst(i%burst))]
+			h.MarkUsed()
+			if h.State == Unresolved {
+				l.table.Ask(IPv4, 0, uint64(burstDst(i%burst)))
+			}
+			l.table.Ask(IPv4, 0, uint64(0xc0000200+i%256))
+		}
+	})
 	l.addBurst()
 	l.wait("all routes", func(s *Snapshot) bool { return burstFound(s) == burst })
 	must(t, l.router.LinkSetDown(l.four)) // of which the kernel says nothing
@@ -437,6 +458,48 @@ func TestMultipath(t *testing.T) {
 	})
 	l.addr(l.hosts, l.peer6, "2001:db8:6::3/64")
 	l.wait("both again", func(s *Snapshot) bool { return shares(s)["2001:db8:6::3 resolved"] > 400 })
+}
+
+// TestNeighboursThatNeedNoAnswer: entries set by hand, and a link without ARP,
+// about which the kernel sends no news.
+func TestNeighboursThatNeedNoAnswer(t *testing.T) {
+	l := newLab(t, Config{})
+	must(t, l.router.NeighSet(&netlink.Neigh{
+		LinkIndex: l.six.Attrs().Index, IP: net.ParseIP("2001:db8:6::55"), State: netlink.NUD_PERMANENT,
+		HardwareAddr: net.HardwareAddr{2, 0x55, 0, 0, 0, 1},
+	}))
+	h := l.waitHop("2001:db8:6::55", "set by hand", resolved)
+	if [6]byte(h.Eth[:6]) != [6]byte{2, 0x55, 0, 0, 0, 1} {
+		t.Errorf("hop %+v", *h)
+	}
+	must(t, l.router.LinkSetARPOff(l.four))
+	l.wait("a destination that has no neighbour to be", func(s *Snapshot) bool {
+		l.ask("192.0.2.66")
+		_, h := find(s, "192.0.2.66")
+		return resolved(h)
+	})
+}
+
+// TestOneInterface: NAT64 on a stick.
+func TestOneInterface(t *testing.T) {
+	l := newLab(t, Config{})
+	l.addr(l.router, l.six, "203.0.113.1/24")
+	l.addr(l.hosts, l.peer6, "203.0.113.2/24")
+	index := l.six.Attrs().Index
+	table, err := Open(Config{IPv6Index: index, IPv4Index: index})
+	must(t, err)
+	defer func() { must(t, table.Close()) }()
+	table.Ask(IPv4, 0, 0xcb007102)
+	hi, lo := as6(netip.MustParseAddr("2001:db8:6::2"))
+	table.Ask(IPv6, hi, lo)
+	s := waitFor(t, table, "both families resolved", func(s *Snapshot) bool {
+		_, h4 := find(s, "203.0.113.2")
+		_, h6 := find(s, "2001:db8:6::2")
+		return resolved(h4) && resolved(h6) && h4.Eth == h6.Eth
+	})
+	if s.IPv4.Addr4 != 0xcb007101 || s.IPv6.Name != "six" || s.IPv4.Name != "six" {
+		t.Errorf("links %+v, %+v", s.IPv6, s.IPv4)
+	}
 }
 
 func TestCloseTwice(t *testing.T) {
