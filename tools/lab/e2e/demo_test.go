@@ -32,9 +32,7 @@ func gone(t *testing.T, name string) {
 }
 
 func TestDemoPasses(t *testing.T) {
-	if lab.NeedRoot() != nil {
-		t.Skip("needs root")
-	}
+	needRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
 	name := labName(labs.Add(1))
@@ -53,9 +51,7 @@ func TestDemoPasses(t *testing.T) {
 
 // A demo that cannot fail would show nothing.
 func TestDemoFailsWithoutATranslator(t *testing.T) {
-	if lab.NeedRoot() != nil {
-		t.Skip("needs root")
-	}
+	needRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
 	nothing, err := exec.LookPath("true")
@@ -72,9 +68,7 @@ func TestDemoFailsWithoutATranslator(t *testing.T) {
 }
 
 func TestDemoCleansUpWhenInterrupted(t *testing.T) {
-	if lab.NeedRoot() != nil {
-		t.Skip("needs root")
-	}
+	needRoot(t)
 	ctx, interrupt := context.WithCancel(context.Background())
 	name := labName(labs.Add(1))
 	var out bytes.Buffer
@@ -120,9 +114,7 @@ func awaitLab(t *testing.T, name string) *lab.Lab {
 
 // The figures are not judged; that there are some is.
 func TestThroughputMeasuresBothPaths(t *testing.T) {
-	if lab.NeedRoot() != nil {
-		t.Skip("needs root")
-	}
+	needRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
 	rows, err := throughput.Measure(ctx, throughput.Options{Lab: lab.Options{Name: labName(labs.Add(1))}, Binaries: built, Seconds: 1, Runs: 1})

@@ -72,6 +72,7 @@ func (w *world) finishTalk(k *talk) {
 }
 
 func TestLinkDownAndUp(t *testing.T) {
+	needRoot(t)
 	for name, link := range map[string]struct{ host, ifname string }{
 		"the translator's IPv4 interface": {"nat64", lab.IPv4Interface},
 		"the translator's IPv6 interface": {"nat64", lab.IPv6Interface},
@@ -102,6 +103,7 @@ func TestLinkDownAndUp(t *testing.T) {
 }
 
 func TestNextHopChangesItsMAC(t *testing.T) {
+	needRoot(t)
 	for _, host := range []string{"server", "client"} {
 		t.Run(host, func(t *testing.T) {
 			w := plain(t)

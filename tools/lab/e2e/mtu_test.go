@@ -57,6 +57,7 @@ func TestPathMTUOverSmallIPv6Link(t *testing.T) {
 // A datagram that may not be fragmented and is too big, and the MTU that the
 // sender's kernel learns from the answer.
 func TestPathMTUOfUDP(t *testing.T) {
+	needRoot(t)
 	for name, tc := range map[string]struct {
 		options lab.Options
 		from    string

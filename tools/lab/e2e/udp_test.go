@@ -157,6 +157,7 @@ func TestEndpointIndependentMapping(t *testing.T) {
 }
 
 func TestUDPPortUnreachable(t *testing.T) {
+	needRoot(t)
 	for name, tc := range map[string]struct{ from string }{
 		"the server's error reaches the client": {from: "client"},
 		"the client's error reaches the server": {from: "server"},
