@@ -32,6 +32,7 @@ type Timeouts struct {
 	TCPEstablished Tick
 	TCPTransitory  Tick
 	TCPIncomingSYN Tick
+	Entry          Tick // how long an unused entry of a handoff server stays cached
 }
 
 // DefaultTimeouts are RFC 6146's (ICMP, UDP, TCP_TRANS, TCP_INCOMING_SYN) and
@@ -39,7 +40,7 @@ type Timeouts struct {
 func DefaultTimeouts() Timeouts {
 	return Timeouts{
 		UDP: 300 * TicksPerSecond, ICMP: 60 * TicksPerSecond, TCPEstablished: 7440 * TicksPerSecond,
-		TCPTransitory: 240 * TicksPerSecond, TCPIncomingSYN: 6 * TicksPerSecond,
+		TCPTransitory: 240 * TicksPerSecond, TCPIncomingSYN: 6 * TicksPerSecond, Entry: 7440 * TicksPerSecond,
 	}
 }
 
@@ -47,6 +48,7 @@ func DefaultTimeouts() Timeouts {
 type Config struct {
 	Shards   int // one per worker
 	Sessions int // limit over all shards
+	Entries  int // limit on cached entries of handoff servers; 0 without handoff
 	Pool4    []Pool4Range
 	Reserved []uint16 // ports of pool4 that dynamic mappings never get
 	Static   []Static
@@ -75,6 +77,9 @@ func (c *Config) check() error {
 	}
 	if c.Sessions < 1 || c.Sessions > maxSessions {
 		errs = append(errs, fmt.Errorf("sessions: %d is not within 1 to %d", c.Sessions, maxSessions))
+	}
+	if c.Entries < 0 || c.Entries > maxSessions {
+		errs = append(errs, fmt.Errorf("entries: %d is not within 0 to %d", c.Entries, maxSessions))
 	}
 	if len(c.Pool6) > maxPool6 {
 		errs = append(errs, fmt.Errorf("pool6: %d prefixes, at most %d", len(c.Pool6), maxPool6))

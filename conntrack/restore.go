@@ -130,6 +130,10 @@ func (s *Shard) readmit(se *Session, stamp, now Tick) bool {
 // not in the ranges any more.
 func (s *Shard) adopt(se *Session) bool {
 	k := &se.Key
+	if se.Origin == OriginHandoff {
+		_, ok := s.t.poolSet(kindPorts, se.Mapped)
+		return ok && s.t.capacityForEntries()
+	}
 	if b, ok := s.t.FindBIB(k.Proto, se.Mapped, se.MappedPort); ok {
 		return b.Client == k.Client && b.ClientPort == k.ClientPort
 	}

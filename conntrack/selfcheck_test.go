@@ -18,6 +18,9 @@ func (t *Table) selfcheck() error {
 	if free := t.free.Load() + c.credits; free != int64(t.capacity-c.sessions) {
 		return fmt.Errorf("room for %d sessions, want %d - %d", free, t.capacity, c.sessions)
 	}
+	if free := t.freeEntries.Load(); free != int64(t.entries-c.entries) {
+		return fmt.Errorf("room for %d entries, want %d - %d", free, t.entries, c.entries)
+	}
 	if err := c.statics(); err != nil {
 		return err
 	}
@@ -27,6 +30,7 @@ func (t *Table) selfcheck() error {
 type checker struct {
 	t        *Table
 	sessions int
+	entries  int
 	credits  int64
 	refs     map[uint32]uint32 // BIB index → sessions
 	static   map[mappedKey]uint32
@@ -34,7 +38,7 @@ type checker struct {
 }
 
 func (c *checker) shard(s *Shard) error {
-	n := 0
+	n, entries := 0, 0
 	peersWant := map[uint64]uint64{}
 	for i := range s.index64.slots {
 		var w words
@@ -46,12 +50,18 @@ func (c *checker) shard(s *Shard) error {
 			return fmt.Errorf("slot %d: %w", i, err)
 		}
 		se := w.session()
+		if se.Key.Proto == Entry {
+			entries++
+		}
 		peersWant[c.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto)>>peerShift]++
 	}
-	c.sessions += n
+	c.sessions += n - entries
+	c.entries += entries
 	c.credits += s.credits
-	if used := s.Stats().Used; int(used) != n || s.wheel.count != n {
-		return fmt.Errorf("%d sessions, counter %d, on the wheel %d", n, used, s.wheel.count)
+	st := s.Stats()
+	if int(st.Used) != n-entries || int(st.Entries) != entries || s.wheel.count != n {
+		return fmt.Errorf("%d sessions and %d entries, counters %d and %d, on the wheel %d",
+			n-entries, entries, st.Used, st.Entries, s.wheel.count)
 	}
 	for name, x := range map[string]*index{"64": &s.index64, "46": &s.index46} {
 		if err := checkIndex(c.t, x, name == "64", n); err != nil {
@@ -91,6 +101,9 @@ func (c *checker) session(s *Shard, i uint32, w *words) error {
 	}
 	if !c.t.Lookup46(&k46, c.t.Hash46(&k46), &v46) || v46.self != w.peer() {
 		return fmt.Errorf("not found by its other key")
+	}
+	if se.Origin == OriginHandoff {
+		return nil
 	}
 	if se.Origin == OriginStatic {
 		c.static[mappedKey{se.Mapped, se.MappedPort, se.Key.Proto}]++

@@ -38,6 +38,7 @@ type Shard struct {
 	wheel   wheel
 	sweep   sweep
 	credits int64
+	hand    uint32 // where evict goes on
 	// generation numbers sessions; its low 24 bits go into their state words.
 	generation uint32
 	mem        [3]region
@@ -167,6 +168,9 @@ func (s *Shard) closeBIB(i uint32, at int) {
 // protocol, else the dynamic one. false when the client has no such mapping.
 func (s *Shard) acquire(se *Session) (Origin, bool) {
 	k := &se.Key
+	if se.Origin == OriginHandoff {
+		return OriginHandoff, true // the mapping is the server's
+	}
 	if set := s.t.statics.Load(); len(set.byMapped) > 0 {
 		key := mappedKey{se.Mapped, se.MappedPort, k.Proto}
 		e := set.byMapped[key]
@@ -195,6 +199,9 @@ func (s *Shard) acquire(se *Session) (Origin, bool) {
 // letGo undoes acquire, and ends a dynamic mapping with its last session.
 func (s *Shard) letGo(se *Session, origin Origin) {
 	k := &se.Key
+	if origin == OriginHandoff {
+		return
+	}
 	if origin == OriginStatic {
 		key := mappedKey{se.Mapped, se.MappedPort, k.Proto}
 		s.t.statics.Load().serving(key).release()

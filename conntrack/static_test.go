@@ -226,3 +226,20 @@ func TestBIBWalk(t *testing.T) {
 		t.Errorf("%d calls, want the walks to stop when told", calls)
 	}
 }
+
+// A worker that still sees a mapping which has been forgotten cannot count on it.
+func TestClosedStaticRefusesSessions(t *testing.T) {
+	f := newFixture(t, Config{Static: []Static{web}})
+	e := f.statics.Load().byMapped[web.mappedKey()]
+	if !e.acquire() {
+		t.Fatal("a live mapping refuses")
+	}
+	e.release()
+	if err := f.RemoveStatic(TCP, poolAddr, 8080); err != nil {
+		t.Fatal(err)
+	}
+	if e.acquire() {
+		t.Error("a forgotten mapping takes a session")
+	}
+	f.check()
+}

@@ -8,6 +8,10 @@ const (
 	statRefused
 	statRestored
 	statBIB
+	statHandoff // sessions over entries, now
+	statEntries
+	statEntriesCached
+	statPurged
 	statCount
 )
 
@@ -19,6 +23,9 @@ type Stats struct {
 	Refused  uint64 // sessions that found no room
 	Restored uint64 // sessions of an earlier process
 	BIB      uint64 // dynamic mappings now
+	Entries  uint64 // entries of handoff servers now
+	Cached   uint64 // entries of handoff servers ever
+	Purged   uint64 // entries of handoff servers forgotten: flushed, replaced, idle or for lack of room
 	Statics  uint64 // static mappings now; in a shard's Stats always 0
 }
 
@@ -28,7 +35,8 @@ func (s *Shard) Stats() Stats {
 	return Stats{
 		Used: s.stats[statUsed].Load(), Created: s.stats[statCreated].Load() - restored, Restored: restored,
 		Expired: s.stats[statExpired].Load(), Refused: s.stats[statRefused].Load(),
-		BIB: s.stats[statBIB].Load(),
+		BIB:     s.stats[statBIB].Load(),
+		Entries: s.stats[statEntries].Load(), Cached: s.stats[statEntriesCached].Load(), Purged: s.stats[statPurged].Load(),
 	}
 }
 
@@ -43,6 +51,9 @@ func (t *Table) Stats() Stats {
 		sum.Refused += one.Refused
 		sum.Restored += one.Restored
 		sum.BIB += one.BIB
+		sum.Entries += one.Entries
+		sum.Cached += one.Cached
+		sum.Purged += one.Purged
 	}
 	return sum
 }

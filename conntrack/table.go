@@ -24,10 +24,13 @@ type Table struct {
 	sweepStatics atomic.Uint32 // counts removals of static mappings; see sweep
 	sweepAll     atomic.Uint32 // counts calls of Flush
 
-	free     atomic.Int64 // sessions that may still be created and no shard has taken for itself
-	capacity int
-	batch    int64
-	file     *sessionFile // nil without Config.Dir
+	free         atomic.Int64  // sessions that may still be created and no shard has taken for itself
+	freeEntries  atomic.Int64  // entries of handoff servers that may still be cached
+	sweepHandoff atomic.Uint32 // counts calls of FlushHandoff
+	capacity     int
+	entries      int
+	batch        int64
+	file         *sessionFile // nil without Config.Dir
 }
 
 // Recovery says what New took up of an earlier process's sessions. Problem is
@@ -67,8 +70,9 @@ func build(c *Config) (*Table, error) {
 	} else if _, err := rand.Read(secret[:]); err != nil {
 		return nil, fmt.Errorf("draw the table's secret: %w", err)
 	}
-	t := &Table{hash: newHasher(seedFor(secret, 0), c.Shards), capacity: c.Sessions}
+	t := &Table{hash: newHasher(seedFor(secret, 0), c.Shards), capacity: c.Sessions, entries: c.Entries}
 	t.free.Store(int64(c.Sessions))
+	t.freeEntries.Store(int64(c.Entries))
 	t.batch = int64(min(max(c.Sessions/(c.Shards*256), 1), 32))
 	if c.Timeouts == (Timeouts{}) {
 		c.Timeouts = DefaultTimeouts()
@@ -94,7 +98,7 @@ func (t *Table) allocate(c *Config, secret [32]byte) (err error) {
 	if t.bib, err = newBIB(len(t.ports.addrs)); err != nil {
 		return err
 	}
-	buckets := bucketsFor((c.Sessions + c.Shards - 1) / c.Shards)
+	buckets := bucketsFor((c.Sessions + c.Entries + c.Shards - 1) / c.Shards)
 	var slots []slot
 	if c.Dir != "" {
 		if t.file, err = createSessionFile(c, buckets*lanes); err != nil {
@@ -112,7 +116,7 @@ func (t *Table) allocate(c *Config, secret [32]byte) (err error) {
 			return fmt.Errorf("shard %d: %w", i, err)
 		}
 		t.shards = append(t.shards, s)
-		if c.AddressDependent {
+		if c.AddressDependent || c.Entries > 0 {
 			if s.peers, err = newPeers(buckets * lanes); err != nil {
 				return fmt.Errorf("shard %d: %w", i, err)
 			}
@@ -161,6 +165,8 @@ func (t *Table) SetTimeouts(to Timeouts) {
 	t.timeout[timeoutEstablished].Store(uint32(max(to.TCPEstablished, 1)))
 	t.timeout[timeoutTransitory].Store(uint32(max(to.TCPTransitory, 1)))
 	t.timeout[timeoutSYN].Store(uint32(max(to.TCPIncomingSYN, 1)))
+	t.timeout[timeoutEntry].Store(uint32(max(to.Entry, 1)))
+	t.timeout[timeoutRevoked].Store(0)
 }
 
 // lifetime is how long a session may stay idle.
@@ -198,3 +204,7 @@ func (t *Table) FindBIB(p Proto, mapped uint32, port uint16) (BIB, bool) {
 // Flush ends every session. The shards do it bit by bit in their next calls of
 // Expire. Any goroutine.
 func (t *Table) Flush() { t.sweepAll.Add(1) }
+
+// FlushHandoff forgets everything that handoff servers gave: entries and the
+// sessions over them. The servers have it, so nothing breaks. Any goroutine.
+func (t *Table) FlushHandoff() { t.sweepHandoff.Add(1) }

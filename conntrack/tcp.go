@@ -14,6 +14,11 @@ const (
 	StateV4FinV6Fin
 	StateTrans
 	tcpStates = iota
+
+	// stateRevoked is no TCP state: it marks an entry or a session of a handoff
+	// server that another shard found to be outdated. Lookups miss it, and its
+	// owner removes it.
+	stateRevoked TCPState = 0xff
 )
 
 // String gives the name that `nat64ctl` prints, RFC 6146's own.
@@ -32,12 +37,19 @@ const (
 	timeoutEstablished
 	timeoutTransitory
 	timeoutSYN
+	timeoutEntry
+	timeoutRevoked
 	timeoutClasses
 )
 
 // timeoutOf says which lifetime a session has (RFC 6146 §3.5.2.2, §4).
 func timeoutOf(p Proto, st TCPState) int {
+	if st == stateRevoked {
+		return timeoutRevoked
+	}
 	switch p {
+	case Entry:
+		return timeoutEntry
 	case UDP:
 		return timeoutUDP
 	case ICMP:

@@ -137,6 +137,9 @@ func TestStaleViewIsHarmless(t *testing.T) {
 	f.Shard(0).Remove(&v64)
 	f.open(k, StateEstablished, 1)
 	f.PacketTCP64(&stale, FlagRST, 2)
+	if v, _ := f.get64(k); v.State() != StateEstablished {
+		t.Errorf("a stale view from IPv6 made the state %v", v.State())
+	}
 	f.PacketTCP46(&v46, FlagFIN, 2)
 	stale.SetHop(7)
 	v46.SetHop(7)
@@ -173,5 +176,27 @@ func TestMirrorFollowsUnderContention(t *testing.T) {
 		if v64.State() != v46.State() {
 			t.Fatalf("round %d: state %v, mirror %v", round, v64.State(), v46.State())
 		}
+	}
+}
+
+// Whoever stores an older word into the mirror sees that the state moved on. And
+// a mirror that went to another session is left alone.
+func TestMirrorIsRepeated(t *testing.T) {
+	var canon, mirror slot
+	older, newer := stateWord(5, StateV4Fin), stateWord(5, StateTrans)
+	canon.state.Store(newer)
+	mirror.state.Store(stateWord(5, StateEstablished))
+	if mirrorState(&canon, &mirror, older); mirror.state.Load() != newer {
+		t.Errorf("the mirror is %#x, want %#x", mirror.state.Load(), newer)
+	}
+	other := stateWord(6, StateEstablished)
+	mirror.state.Store(other)
+	if mirrorState(&canon, &mirror, newer); mirror.state.Load() != other {
+		t.Errorf("another session's mirror became %#x", mirror.state.Load())
+	}
+	mirror.state.Store(stateWord(5, StateEstablished))
+	canon.state.Store(other)
+	if mirrorState(&canon, &mirror, older); mirror.state.Load() == other {
+		t.Error("the state of the slot's next session was copied")
 	}
 }

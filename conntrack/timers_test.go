@@ -104,8 +104,9 @@ func TestTrafficKeepsASessionAlive(t *testing.T) {
 // A FIN or RST shortens the lifetime of a session that sits far out on the
 // wheel; an eighth of the transitory lifetime later it is noticed.
 func TestShortenedLifetimeIsNoticed(t *testing.T) {
-	f := newFixture(t, Config{})
 	to := DefaultTimeouts()
+	to.TCPTransitory = 16 * TicksPerSecond
+	f := newFixture(t, Config{Timeouts: to})
 	k := flow(1)
 	k.Proto = TCP
 	se := f.open(k, StateEstablished, 0)
@@ -162,6 +163,15 @@ func TestExpiryIsBounded(t *testing.T) {
 		t.Errorf("%d expired from an empty table", got)
 	}
 	f.check()
+}
+
+// However long nobody called, one turn of the wheel is enough to catch up.
+func TestPauseCostsOneTurn(t *testing.T) {
+	f := newFixture(t, Config{})
+	f.fill(3)
+	if n := f.Shard(0).Expire(1<<30, 3+wheelSize/bucketsPerOp); n != 3 {
+		t.Errorf("%d sessions expired in the work of one turn, want 3", n)
+	}
 }
 
 // A pause longer than the wheel ends everything that was due in one turn, and

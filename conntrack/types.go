@@ -8,6 +8,12 @@ const (
 	ICMP Proto = 1
 	TCP  Proto = 6
 	UDP  Proto = 17
+
+	// Entry marks a handoff server's connection tracking entry, cached beside the
+	// sessions that come from it. It stands for both TCP and UDP and for every
+	// port of the server (handoff draft §4), so its ServerPort is 0. No packet
+	// has this protocol number: 255 is reserved.
+	Entry Proto = 255
 )
 
 // Origin says who made a session's mapping.
@@ -99,7 +105,7 @@ func kindOf(p Proto) kind {
 	return kindPorts
 }
 
-// code packs a Proto into two bits. Zero means "no protocol": an empty slot
+// code packs a Proto into three bits. Zero means "no protocol": an empty slot
 // matches no key.
 func (p Proto) code() uint64 {
 	switch p {
@@ -109,13 +115,15 @@ func (p Proto) code() uint64 {
 		return 2
 	case UDP:
 		return 3
+	case Entry:
+		return 4
 	}
 	return 0
 }
 
 // protoOf is the inverse of code.
 func protoOf(code uint64) Proto {
-	return [4]Proto{0, ICMP, TCP, UDP}[code&3]
+	return [8]Proto{0, ICMP, TCP, UDP, Entry}[code&7]
 }
 
 // String gives the name that `nat64ctl` prints.
@@ -127,6 +135,8 @@ func (p Proto) String() string {
 		return "tcp"
 	case UDP:
 		return "udp"
+	case Entry:
+		return "entry"
 	}
 	return "unknown"
 }

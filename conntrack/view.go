@@ -79,6 +79,9 @@ func (t *Table) Lookup64(k *Key64, h uint64, v *View64) bool {
 	}
 	s := &x.slots[i]
 	v.slot, v.seq, v.state, v.self, v.peer = s, seq, s.state.Load(), i, w.peer()
+	if v.State() == stateRevoked {
+		return false
+	}
 	v.Mapped, v.MappedPort, v.Delta = w.mapped(), uint16(w[3]>>16), uint16(w[3])
 	v.Hop, v.Owner, v.Origin = s.hop.Load(), uint8(h>>56), w.origin()
 	return s.seq.Load() == seq
@@ -109,6 +112,9 @@ func (t *Table) lookup46(shard uint64, k *Key46, h uint64, v *View46) bool {
 	}
 	s := &x.slots[i]
 	v.slot, v.seq, v.state, v.self, v.peer = s, seq, s.state.Load(), i, w.peer()
+	if v.State() == stateRevoked {
+		return false
+	}
 	v.Client, v.ClientPort, v.Delta = Addr6{w[0], w[1]}, uint16(w[3]>>16), uint16(w[3])
 	v.Hop, v.Pool6, v.Owner, v.Origin = s.hop.Load(), w.pool6(), uint8(shard), w.origin()
 	return s.seq.Load() == seq

@@ -116,61 +116,74 @@ func (s *Shard) recheck(i uint32, now Tick) (expired bool) {
 	if before(now, due) {
 		return false
 	}
-	s.removeSlot(i)
-	s.stats[statExpired].Add(1)
+	s.expire(i)
 	return true
+}
+
+// expire removes a session whose time has come. Entries are counted apart.
+func (s *Shard) expire(i uint32) {
+	if protoOf(s.index64.slots[i].w[4].Load()) != Entry {
+		s.stats[statExpired].Add(1)
+	}
+	s.removeSlot(i)
 }
 
 // sweep is a walk over a shard's slots that removes what a control command
 // ended, a bounded number per call of Expire. Owned by the shard's worker.
 type sweep struct {
-	at            uint32 // next bucket
-	statics, all  uint32 // the table's counters when the walk began
-	active, flush bool
+	at                    uint32 // next bucket
+	statics, all, handoff uint32 // the table's counters when the walk began
+	active                bool
+	flush, purge          bool // everything; what handoff servers gave
 }
 
 // sweepSome goes on with the walk, or begins one, and says how much of the
 // budget it used.
 func (s *Shard) sweepSome(budget int, removed *int) (used int) {
 	w := &s.sweep
-	if statics, all := s.t.sweepStatics.Load(), s.t.sweepAll.Load(); statics != w.statics || all != w.all {
+	statics, all, handoff := s.t.sweepStatics.Load(), s.t.sweepAll.Load(), s.t.sweepHandoff.Load()
+	if statics != w.statics || all != w.all || handoff != w.handoff {
 		w.flush = w.active && w.flush || all != w.all
-		w.at, w.active, w.statics, w.all = 0, true, statics, all
+		w.purge = w.active && w.purge || handoff != w.handoff
+		w.at, w.active, w.statics, w.all, w.handoff = 0, true, statics, all, handoff
 	}
 	for ; w.active && used < budget; used++ {
 		if int(w.at) == len(s.index64.tags) {
-			w.active, w.flush = false, false
+			w.active, w.flush, w.purge = false, false, false
 			break
 		}
-		*removed += s.sweepBucket(w.at, w.flush)
+		*removed += s.sweepBucket(w.at)
 		w.at++
 	}
 	return used
 }
 
-// sweepBucket removes a bucket's sessions: all, or those of static mappings
-// that are no more.
-func (s *Shard) sweepBucket(bucket uint32, all bool) (removed int) {
+// sweepBucket removes a bucket's sessions: all, those of handoff servers, or
+// those of static mappings that are no more.
+func (s *Shard) sweepBucket(bucket uint32) (removed int) {
 	tags := s.index64.tags[bucket].Load()
 	for lane := range uint32(lanes) {
 		if tags>>(lane*8)&0xff == 0 {
 			continue
 		}
 		i := bucket*lanes + lane
-		if !all && !s.orphaned(i) {
+		if !s.sweep.flush && !s.outdated(i) {
 			continue
 		}
-		s.removeSlot(i)
-		s.stats[statExpired].Add(1)
+		s.expire(i)
 		removed++
 	}
 	return removed
 }
 
-// orphaned tells whether a session's static mapping is no more.
-func (s *Shard) orphaned(i uint32) bool {
+// outdated tells whether a sweep removes a session: its static mapping is no
+// more, or what handoff servers gave is to be forgotten.
+func (s *Shard) outdated(i uint32) bool {
 	var w words
 	s.index64.slots[i].load(&w)
+	if w.origin() == OriginHandoff {
+		return s.sweep.purge
+	}
 	if w.origin() != OriginStatic {
 		return false
 	}

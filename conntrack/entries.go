@@ -1,0 +1,165 @@
+package conntrack
+
+import "math/bits"
+
+// Entries of handoff servers (handoff draft §8) lie in the session table as
+// sessions of the protocol Entry: a packet that finds no session looks for the
+// entry with its server and makes a session over it, without asking the
+// server. Entries and such sessions are a cache: they may go at any moment.
+
+// EntryKey64 is where the entry of a session lies.
+func EntryKey64(k *Key64) Key64 {
+	e := *k
+	e.Proto, e.ServerPort = Entry, 0
+	return e
+}
+
+// EntryKey46 is EntryKey64 for the other direction.
+func EntryKey46(k *Key46) Key46 {
+	e := *k
+	e.Proto, e.ServerPort = Entry, 0
+	return e
+}
+
+// InsertEntry caches an entry that a server gave. The server is right: what
+// contradicts it goes, an older entry of this client as well as another
+// client's with the same mapped port, in whichever shard it lies. The client
+// must be this shard's (else NotOwner).
+func (s *Shard) InsertEntry(client Addr6, clientPort uint16, server uint32, pool6 uint8, mapped uint32, port uint16, now Tick) Verdict {
+	se := Session{
+		Key:    Key64{Client: client, Server: server, ClientPort: clientPort, Proto: Entry, Pool6: pool6},
+		Mapped: mapped, MappedPort: port, Origin: OriginHandoff,
+	}
+	if s.t.Owner(client, clientPort) != s.id {
+		return NotOwner
+	}
+	var v View64
+	if s.t.Lookup64(&se.Key, s.t.Hash64(&se.Key), &v) && (v.Mapped != mapped || v.MappedPort != port) {
+		s.Remove(&v)
+	}
+	s.revokeElsewhere(&se)
+	return s.Insert(&se, now)
+}
+
+// InsertOver creates a session over an entry. It is InsertEntry's counterpart:
+// sessions of an earlier owner of the mapped port are outdated.
+func (s *Shard) InsertOver(se *Session, now Tick) Verdict {
+	se.Origin = OriginHandoff
+	s.revokeElsewhere(se)
+	return s.Insert(se, now)
+}
+
+// revokeElsewhere marks what other shards have under the same IPv4 side. Only
+// their workers may remove it, so the mark is what any worker may write: the
+// state word. Insert itself removes what this shard has.
+func (s *Shard) revokeElsewhere(se *Session) {
+	if len(s.t.shards) == 1 {
+		return
+	}
+	k := se.key46()
+	h := s.t.hash.key46(&k)
+	var v View46
+	for i := range uint64(len(s.t.shards)) {
+		if i != uint64(s.id) && s.t.lookup46(i, &k, h, &v) && v.Origin == OriginHandoff {
+			s.t.revoke(&v)
+		}
+	}
+}
+
+// revoke makes lookups miss both directions of what v saw, unless its slot has
+// another occupant already.
+func (t *Table) revoke(v *View46) {
+	canon := &t.shards[v.Owner].index64.slots[v.peer]
+	for _, a := range [2]*slot{canon, v.slot} {
+		for {
+			was := a.state.Load()
+			if !sameOccupant(was, v.state) || stateOf(was) == stateRevoked {
+				break
+			}
+			if a.state.CompareAndSwap(was, was|uint32(stateRevoked)) {
+				break
+			}
+		}
+	}
+}
+
+// takeRoom takes the room for one session or entry. When there is none, the
+// cache gives way: something that a handoff server can give again is removed.
+func (s *Shard) takeRoom(p Proto) bool {
+	if p == Entry {
+		return s.takeEntry() || s.evict(Entry) && s.takeEntry()
+	}
+	return s.takeCredit() || s.evict(p) && s.takeCredit()
+}
+
+func (s *Shard) takeEntry() bool {
+	for {
+		free := s.t.freeEntries.Load()
+		if free <= 0 {
+			return false
+		}
+		if s.t.freeEntries.CompareAndSwap(free, free-1) {
+			return true
+		}
+	}
+}
+
+// The search for something to evict compares what a few buckets hold, and goes
+// on to more, within a bound, while it has found nothing.
+const (
+	evictBuckets = 64
+	evictAtMost  = 5 * evictBuckets
+)
+
+// evict removes the longest unused of the next few handoff sessions, or
+// entries, that the shard's hand comes by.
+func (s *Shard) evict(p Proto) bool {
+	if p != Entry && s.stats[statHandoff].Load() == 0 {
+		return false
+	}
+	var oldest uint32
+	found := false
+	for looked := 0; looked < evictAtMost && !(found && looked >= evictBuckets); looked++ {
+		if s.hand++; int(s.hand) >= len(s.index64.tags) {
+			s.hand = 0
+		}
+		tags := s.index64.tags[s.hand].Load()
+		for full := matchesAny(tags); full != 0; full &= full - 1 {
+			i := s.hand*lanes + uint32(bits.TrailingZeros64(full))>>3
+			a := &s.index64.slots[i]
+			w4 := a.w[4].Load()
+			if Origin(w4>>4&0xf) != OriginHandoff || (protoOf(w4) == Entry) != (p == Entry) {
+				continue
+			}
+			if !found || before(Tick(a.stamp.Load()), Tick(s.index64.slots[oldest].stamp.Load())) {
+				oldest, found = i, true
+			}
+		}
+	}
+	if found {
+		s.expire(oldest)
+	}
+	return found
+}
+
+// matchesAny marks, with the top bit of its octet, each lane that has a tag.
+func matchesAny(word uint64) uint64 {
+	const low7 = 0x007f_7f7f_7f7f_7f7f
+	return ((word&low7 + low7) | word) & laneHighs
+}
+
+// capacityForEntries says whether the table was made for handoff.
+func (t *Table) capacityForEntries() bool { return t.entries > 0 }
+
+// UsedWith tells whether a client's transport address has a TCP or UDP session
+// with a server's address: the mapping "has been used with" the server
+// (handoff draft §8).
+func (s *Shard) UsedWith(client Addr6, port uint16, server uint32) bool {
+	return s.HasSessionWith(client, port, server, TCP) || s.HasSessionWith(client, port, server, UDP)
+}
+
+// PairedAddress is the pool4 address that a client's mappings are taken from
+// while it has free ports: the channel over which its servers are asked.
+func (t *Table) PairedAddress(client Addr6) uint32 {
+	return t.ports.addrs[scale(t.hash.address(client), uint64(len(t.ports.addrs)))]
+}
