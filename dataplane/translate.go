@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"handoff64/conntrack"
 	"handoff64/dataplane/packet"
 	"handoff64/dataplane/xlat"
 )
@@ -153,11 +154,15 @@ func (w *Worker) flow46(m *meta) xlat.Flow46 {
 // the mapped address of the packet that it quotes: an IPv6 router has no IPv4
 // address of its own (RFC 6146 §3.4).
 func (w *Worker) errorFlow64(m *meta) xlat.ErrorFlow64 {
-	return xlat.ErrorFlow64{
+	f := xlat.ErrorFlow64{
 		Src: m.v64.Mapped, Dst: m.server,
 		InnerSrc: m.k64.Server, InnerSrcPort: m.quote.SrcPort,
 		InnerDst: m.v64.Mapped, InnerDstPort: m.v64.MappedPort,
 	}
+	if m.k64.Proto == conntrack.ICMP {
+		f.InnerSrcPort = m.v64.MappedPort // an echo has one identifier, where a port would be the source's
+	}
+	return f
 }
 
 // errorFlow46 addresses an ICMP error from the IPv4 side. A router keeps its

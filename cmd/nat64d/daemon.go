@@ -51,17 +51,18 @@ func (d *daemon) serve(ctx context.Context, ready func()) (err error) {
 			err = errors.Join(err, fmt.Errorf("%s: %w", what, e))
 		}
 	}
-	changes, err := host.Apply(d.hostConfig())
-	if err != nil {
-		return err
-	}
-	defer undo("give back what was changed on the host", changes.Revert)
-
 	t := &translator{}
 	if t.device, err = xsk.Open(d.deviceConfig()); err != nil {
 		return err
 	}
 	defer undo("detach", t.device.Close)
+	// Only behind the filter: the kernel would answer for connections of an
+	// instance before this one as soon as it has their address.
+	changes, err := host.Apply(d.hostConfig())
+	if err != nil {
+		return err
+	}
+	defer undo("give back what was changed on the host", changes.Revert)
 	if t.hops, err = d.openHops(t.device); err != nil {
 		return err
 	}
@@ -99,6 +100,7 @@ func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
 			}
 		})
 	}
+	wg.Go(func() { d.followMACs(ctx, t) })
 	d.run.Store(t)
 	ready()
 	<-ctx.Done()
@@ -107,6 +109,34 @@ func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
 		return cause
 	}
 	return nil
+}
+
+// macInterval is how soon a changed address of our own interfaces is noticed.
+const macInterval = 200 * time.Millisecond
+
+// followMACs tells the filter when an interface gets another MAC address:
+// frames to other addresses are not ours.
+func (d *daemon) followMACs(ctx context.Context, t *translator) {
+	tick := time.NewTicker(macInterval)
+	defer tick.Stop()
+	seen := t.hops.Load()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := t.hops.Load()
+		for _, l := range [2][2]nexthop.Link{{seen.IPv6, now.IPv6}, {seen.IPv4, now.IPv4}} {
+			if l[0].MAC == l[1].MAC {
+				continue
+			}
+			if err := t.device.SetMAC(l[1].Index, l[1].MAC); err != nil {
+				d.log.Error("the filter does not follow", "interface", l[1].Name, "error", err)
+			}
+		}
+		seen = now
+	}
 }
 
 func (d *daemon) hostConfig() host.Config {

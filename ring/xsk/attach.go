@@ -44,27 +44,27 @@ func findAttached(l *link) (*attached, error) {
 	return nil, nil
 }
 
-// clearLeftOver makes room on the interface: what a killed instance of ours
-// left is detached, anybody else's program is an error that leaves it alone.
+// findLeftOver returns the program that a killed instance of ours left on the
+// interface, or nil; anybody else's program is an error that leaves it alone.
 // The caller holds the interface's lock, so nothing of ours is alive there.
-func clearLeftOver(l *link, stateDir string) (found bool, err error) {
+func findLeftOver(l *link, stateDir string) (*attached, error) {
 	a, err := findAttached(l)
 	if err != nil || a == nil {
-		return false, err
+		return nil, err
 	}
 	remedy := fmt.Sprintf("if nobody needs it: ip link set dev %s xdp off", l.name)
 	if a.where != attachedNative && a.where != attachedGeneric {
-		return false, fmt.Errorf("xsk: interface %q carries an offloaded XDP program or several (attach mode %d); %s", l.name, a.where, remedy)
+		return nil, fmt.Errorf("xsk: interface %q carries an offloaded XDP program or several (attach mode %d); %s", l.name, a.where, remedy)
 	}
 	name, err := programNameOf(a.id)
 	switch {
 	case a.id != 0 && a.id == notedProgram(l, stateDir):
 	case err != nil:
-		return false, fmt.Errorf("xsk: interface %q carries XDP program %d, and whose it is needs CAP_SYS_ADMIN to know; %s: %w", l.name, a.id, remedy, err)
+		return nil, fmt.Errorf("xsk: interface %q carries XDP program %d, and whose it is needs CAP_SYS_ADMIN to know; %s: %w", l.name, a.id, remedy, err)
 	case name != programName:
-		return false, fmt.Errorf("xsk: interface %q carries the XDP program %q (id %d) of somebody else; %s", l.name, name, a.id, remedy)
+		return nil, fmt.Errorf("xsk: interface %q carries the XDP program %q (id %d) of somebody else; %s", l.name, name, a.id, remedy)
 	}
-	return true, detach(l, a)
+	return a, nil
 }
 
 func programNameOf(id uint32) (string, error) {
@@ -100,6 +100,24 @@ func (f *filter) attach(l *link, mode Mode) error {
 		return fmt.Errorf("xsk: attach the filter to %q in %s mode: %w", l.name, mode, err)
 	}
 	return nil
+}
+
+// takeOver puts the filter in the place of a left-over in one step, so that
+// the kernel sees none of our packets in between, and returns its mode. One in
+// a mode that is not wanted is detached: the result is then "".
+func (f *filter) takeOver(l *link, a *attached, wanted Mode) (Mode, error) {
+	mode, flags := ModeNative, unix.XDP_FLAGS_DRV_MODE
+	if a.where == attachedGeneric {
+		mode, flags = ModeGeneric, unix.XDP_FLAGS_SKB_MODE
+	}
+	if wanted != ModeAuto && wanted != mode {
+		return "", detach(l, a)
+	}
+	nl := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: l.index}}
+	if err := netlink.LinkSetXdpFdWithFlags(nl, f.xdp.Program.FD(), flags); err != nil {
+		return "", fmt.Errorf("xsk: replace program %d on %q: %w", a.id, l.name, err)
+	}
+	return mode, nil
 }
 
 // detachOwn takes the filter off the interface, if it is still the one there.

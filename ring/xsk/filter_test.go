@@ -14,6 +14,7 @@ import (
 
 // Verdicts of the filter program (linux/bpf.h).
 const (
+	xdpDrop     = 1
 	xdpPass     = 2
 	xdpRedirect = 4
 )
@@ -267,10 +268,25 @@ func TestFilterServesOnlyItsSide(t *testing.T) {
 	}
 }
 
-func TestFilterPassesWithoutSocket(t *testing.T) {
+// Between two instances the kernel must not answer for the NAT's connections,
+// and must go on answering for its own.
+func TestFilterDropsWithoutSocket(t *testing.T) {
 	f := loadForTest(t, testConfig(), true, true, false)
-	if run(t, f, ipv6Frame("64:ff9b::1", nil)) {
-		t.Error("a queue without a socket redirects")
+	for _, c := range []struct {
+		frame []byte
+		want  uint32
+	}{
+		{ipv6Frame("64:ff9b::1", nil), xdpDrop},
+		{ipv4Packet{src: host, dst: pool, proto: 6, payload: transport(1, 5000)}.frame(), xdpDrop},
+		{ipv4Packet{src: host, dst: pool, proto: 6, payload: transport(1, 22)}.frame(), xdpPass},
+	} {
+		got, _, err := f.xdp.Program.Test(c.frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != c.want {
+			t.Errorf("verdict %d for %x, want %d", got, c.frame, c.want)
+		}
 	}
 }
 

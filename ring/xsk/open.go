@@ -88,17 +88,28 @@ func (d *Device) openSides() error {
 
 // attachSide loads the filter and attaches it, native before generic.
 func (d *Device) attachSide(s *side) error {
-	found, err := clearLeftOver(s.link, d.cfg.StateDir)
+	left, err := findLeftOver(s.link, d.cfg.StateDir)
 	if err != nil {
 		return err
-	}
-	if found {
-		d.log.Info("took over the XDP program that an earlier instance left", "interface", s.link.name)
 	}
 	s.filter, err = loadFilterProgram(d.cfg.Filter, s.link.rxQueues, s.link.mac, s == d.v6, s == d.v4)
 	if err != nil {
 		return err
 	}
+	if left != nil {
+		if s.mode, err = s.filter.takeOver(s.link, left, d.cfg.Mode); err != nil {
+			return err
+		}
+		d.log.Info("took over the XDP program that an earlier instance left", "interface", s.link.name, "mode", string(s.mode))
+		if s.mode != "" {
+			return s.filter.note(s.link, d.cfg.StateDir)
+		}
+	}
+	return d.attachFresh(s)
+}
+
+// attachFresh attaches the filter to an interface without a program.
+func (d *Device) attachFresh(s *side) error {
 	modes := []Mode{d.cfg.Mode}
 	if d.cfg.Mode == ModeAuto {
 		modes = []Mode{ModeNative, ModeGeneric}

@@ -387,8 +387,10 @@ int handoff64_xdp(struct xdp_md *ctx)
 	} else if (eth->type == bpf_htons(ETH_IPV4) && cfg->serve_ipv4) {
 		ours = ipv4_ours(cfg, data + ETH_LEN, data_end);
 	}
-	// The low bits of the flags are the verdict where the queue has no socket.
-	return ours ? bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS) : XDP_PASS;
+	// The low bits of the flags are the verdict where the queue has no socket:
+	// between two instances. The kernel knows nothing of the NAT's connections
+	// and would end them with resets and unreachables; lost packets are sent again.
+	return ours ? bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_DROP) : XDP_PASS;
 }
 
 char _license[] SEC("license") = "Dual BSD/GPL";
