@@ -226,3 +226,40 @@ func TestSummariesUnderContention(t *testing.T) {
 		}
 	}
 }
+
+// The dangerous moment: one worker has taken the last free port of a block and is
+// about to clear the summaries when another gives a port back to it.
+func TestReleaseBesideClaimIsSeen(t *testing.T) {
+	p, err := newPorts([]Pool4Range{{poolAddr, 2000, 2000}, {poolAddr, 2002, 2002}}, nil, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	const set, block = 0, 2000 >> blockShift
+	if !p.claim(set, 2000) {
+		t.Fatal("2000 cannot be claimed")
+	}
+	p.sets[set].free[block].Store(0) // claim(2002), first half
+	p.release(set, 2000)
+	p.settle(set, block, 0, 0) // and second half, with what it saw
+	pk := picker{pool: p, rng: keyStream{rand.NewChaCha8([32]byte{1})}}
+	if _, port, ok := pk.pick(kindPorts, 0, 0); !ok || port != 2000 {
+		t.Errorf("port %d, %v, want 2000", port, ok)
+	}
+	if _, port, ok := pk.pick(kindPorts, 0, 0); ok {
+		t.Errorf("port %d is handed out twice", port)
+	}
+	p.sets[set].free[block].Store(1 << (2000 & 63)) // the same at the address's summary
+	p.announce(set, block, 1<<(2000&63))
+	p.sets[set].free[block].Store(0)
+	p.sets[set].sum[0][block>>6].Store(0) // claim(2000) up to there
+	p.release(set, 2002)
+	p.settle(set, block, 0, 0)
+	if _, port, ok := pk.pick(kindPorts, 0, 0); !ok || port != 2002 {
+		t.Errorf("port %d, %v, want 2002", port, ok)
+	}
+}
