@@ -46,11 +46,13 @@ func newLab(t *testing.T, config Config) *lab {
 	hosts, err := netns.New()
 	must(t, err)
 	defer hosts.Close()
+	noDAD(t)
 	l.hosts, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 	must(t, err)
 	t.Cleanup(l.hosts.Close)
 	_, err = netns.New()
 	must(t, err)
+	noDAD(t)
 	l.router, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 	must(t, err)
 	t.Cleanup(l.router.Close)
@@ -72,7 +74,16 @@ func newLab(t *testing.T, config Config) *lab {
 			t.Error(err)
 		}
 	})
+	// The kernel installs an IPv6 address's own route from a work queue.
+	l.waitHop("2001:db8:6::1", "local", func(h *Hop) bool { return h.State == Local })
 	return l
+}
+
+// noDAD has link-local addresses be usable at once, not after a second of
+// duplicate address detection, in the namespace of the calling thread.
+func noDAD(t *testing.T) {
+	t.Helper()
+	must(t, os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644))
 }
 
 func must(t *testing.T, err error) {
@@ -154,6 +165,17 @@ func (l *lab) ask(dst string) {
 	l.table.Ask(IPv6, hi, lo)
 }
 
+// askUntilResolved asks as workers do: for as long as packets come.
+func (l *lab) askUntilResolved(dst string) *Hop {
+	l.t.Helper()
+	return l.waitHop(dst, "resolved", func(h *Hop) bool {
+		if !resolved(h) {
+			l.ask(dst)
+		}
+		return resolved(h)
+	})
+}
+
 // macOf reads the current address of an interface.
 func (l *lab) macOf(h *netlink.Handle, link netlink.Link) [6]byte {
 	l.t.Helper()
@@ -198,8 +220,7 @@ func TestGatewayAndHosts(t *testing.T) {
 
 	// On-link hosts are resolved when asked for.
 	for dst, peer := range map[string]netlink.Link{"192.0.2.2": l.peer4, "2001:db8:6::2": l.peer6} {
-		l.ask(dst)
-		h := l.waitHop(dst, "resolved", resolved)
+		h := l.askUntilResolved(dst)
 		if mac := l.macOf(l.hosts, peer); [6]byte(h.Eth[:6]) != mac {
 			t.Errorf("%s: destination %x, want %x", dst, h.Eth[:6], mac)
 		}
@@ -227,11 +248,7 @@ func TestUnreachableNeighbour(t *testing.T) {
 	}
 	// It comes up later, and is found by asking again.
 	l.addr(l.hosts, l.peer4, "192.0.2.66/24")
-	l.wait("resolved after all", func(s *Snapshot) bool {
-		l.ask("192.0.2.66")
-		_, h := find(s, "192.0.2.66")
-		return h.State == Resolved
-	})
+	l.askUntilResolved("192.0.2.66")
 }
 
 // setMAC changes a peer's address without anybody being told.
@@ -473,11 +490,7 @@ func TestNeighboursThatNeedNoAnswer(t *testing.T) {
 		t.Errorf("hop %+v", *h)
 	}
 	must(t, l.router.LinkSetARPOff(l.four))
-	l.wait("a destination that has no neighbour to be", func(s *Snapshot) bool {
-		l.ask("192.0.2.66")
-		_, h := find(s, "192.0.2.66")
-		return resolved(h)
-	})
+	l.askUntilResolved("192.0.2.66") // which does not exist
 }
 
 // TestOneInterface: NAT64 on a stick.
@@ -489,10 +502,10 @@ func TestOneInterface(t *testing.T) {
 	table, err := Open(Config{IPv6Index: index, IPv4Index: index})
 	must(t, err)
 	defer func() { must(t, table.Close()) }()
-	table.Ask(IPv4, 0, 0xcb007102)
 	hi, lo := as6(netip.MustParseAddr("2001:db8:6::2"))
-	table.Ask(IPv6, hi, lo)
 	s := waitFor(t, table, "both families resolved", func(s *Snapshot) bool {
+		table.Ask(IPv4, 0, 0xcb007102)
+		table.Ask(IPv6, hi, lo)
 		_, h4 := find(s, "203.0.113.2")
 		_, h6 := find(s, "2001:db8:6::2")
 		return resolved(h4) && resolved(h6) && h4.Eth == h6.Eth
