@@ -91,6 +91,8 @@ func BenchmarkLookupMiss(b *testing.B) {
 	f := newFixture(b, Config{Sessions: 1 << 20, Pool4: benchPool()})
 	f.fill(1 << 20)
 	var v View64
+	b.ReportAllocs()
+	b.ResetTimer()
 	for i := 0; i < b.N; i++ {
 		k := flow(1<<20 + i)
 		if f.Lookup64(&k, f.Hash64(&k), &v) {
@@ -116,6 +118,7 @@ func BenchmarkInsert(b *testing.B) {
 			now := Tick(1)
 			f.fill(n)
 			b.ReportAllocs()
+			b.ResetTimer()
 			for i := 0; i < b.N; i += benchBurst {
 				if i%n < benchBurst {
 					b.StopTimer()
