@@ -1,0 +1,156 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"handoff64/handoff/server"
+)
+
+const runUsage = `  handoffd run [FLAGS]
+
+  --config FILE               JSON object with the flags below as keys; flags on the command line win
+  --listen ADDRESS:PORT       control port (0.0.0.0:64064)
+  --state-dir DIR             where the table lies (/var/lib/handoffd)
+  --log FILE|-                who was behind which port, flushed to disk (STATE-DIR/handoffd.log);
+                              "-" is standard output, which cannot be flushed: then only the table is durable
+  --log-format text|json      (text)
+  --mode minimal              TCP and UDP, no privileges; local-nat and mixed come with a later version
+  --max-entries-per-nat64 N   when a NAT64 has that many, the least recently used entry that no local
+                              socket uses makes room for a new one (64000)
+
+SIGTERM stops the server, SIGHUP makes it open the log anew.
+`
+
+// settings is what flags and configuration file say. Used by one goroutine.
+type settings struct {
+	config, listen, stateDir, log, logFormat, mode, pool string
+	maxEntries                                           int
+}
+
+func (s *settings) register(fs *flag.FlagSet) {
+	d := server.DefaultConfig()
+	fs.StringVar(&s.config, "config", "", "")
+	fs.StringVar(&s.listen, "listen", d.Listen.String(), "")
+	fs.StringVar(&s.stateDir, "state-dir", d.StateDir, "")
+	fs.StringVar(&s.log, "log", "", "")
+	fs.StringVar(&s.logFormat, "log-format", d.LogFormat, "")
+	fs.StringVar(&s.mode, "mode", "minimal", "")
+	fs.StringVar(&s.pool, "pool", "", "")
+	fs.IntVar(&s.maxEntries, "max-entries-per-nat64", d.MaxEntries, "")
+}
+
+// serverConfig checks the settings.
+func (s *settings) serverConfig() (c server.Config, err error) {
+	switch s.mode {
+	case "minimal":
+	case "local-nat", "mixed":
+		return c, usagef("mode %s comes with a later version; minimal is there", s.mode)
+	default:
+		return c, usagef("mode %q is unknown; minimal is there, local-nat and mixed come with a later version", s.mode)
+	}
+	if s.pool != "" {
+		return c, usagef("pool is for the modes local-nat and mixed, which come with a later version")
+	}
+	c = server.DefaultConfig()
+	if c.Listen, err = netip.ParseAddrPort(s.listen); err != nil {
+		return c, usagef("listen %q is not ADDRESS:PORT: %w", s.listen, err)
+	}
+	c.StateDir, c.Log, c.LogFormat, c.MaxEntries = s.stateDir, s.log, s.logFormat, s.maxEntries
+	c.Version = versionString()
+	if err := c.Check(); err != nil {
+		return c, usageError{err}
+	}
+	return c, nil
+}
+
+// readSettings merges defaults, file and command line, in that order.
+func readSettings(p *program, c *command, args []string) (s settings, done bool, err error) {
+	fs := flag.NewFlagSet("run", flag.ContinueOnError)
+	s.register(fs)
+	words, done, err := c.parse(p, fs, args)
+	if err != nil || done {
+		return s, done, err
+	}
+	if err := c.noWords(words); err != nil {
+		return s, false, err
+	}
+	if s.config == "" {
+		return s, false, nil
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	return s, false, applyFile(s.config, fs, given)
+}
+
+func runServer(p *program, c *command, args []string) error {
+	s, done, err := readSettings(p, c, args)
+	if err != nil || done {
+		return err
+	}
+	cfg, err := s.serverConfig()
+	if err != nil {
+		return err
+	}
+	cfg.Stdout = p.stdout
+	log := slog.New(slog.NewTextHandler(p.stderr, nil))
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP) // before there is a log to rotate: it must not end us
+	defer signal.Stop(hangups)
+	srv, err := server.Open(p.ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(p.ctx)
+	defer cancel()
+	go onHangup(ctx, hangups, srv.Reopen)
+	return srv.Run(ctx, func() {
+		log.Info("ready", "listen", netip.AddrPortFrom(cfg.Listen.Addr(), srv.Port()), "state_dir", cfg.StateDir, "mode", s.mode)
+		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+			log.Error("tell systemd", "error", err)
+		}
+	})
+}
+
+// onHangup calls f for every SIGHUP until ctx ends.
+func onHangup(ctx context.Context, hangups <-chan os.Signal, f func()) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			f()
+		}
+	}
+}
+
+// errFile marks a configuration file that cannot be used.
+var errFile = errors.New("the keys are those of handoffd run --help")
+
+// readAll reads a configuration file of reasonable size.
+func readAll(path string) (_ []byte, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, usagef("open the configuration: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	const most = 1 << 20
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration %s: %w", path, err)
+	}
+	if len(b) > most {
+		return nil, usagef("configuration %s has more than %d octets: %w", path, most, errFile)
+	}
+	return b, nil
+}

@@ -1,0 +1,208 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// control answers the commands over a Unix socket in the state folder: bbolt
+// lets one process at a time have the table. It runs its own goroutines.
+//
+//	GET /status                        Status
+//	GET /entries?nat64=A&mapped_port=N one Row a line
+type control struct {
+	s    *Server
+	http http.Server
+	done chan error
+}
+
+// startControl takes the socket's name over from a server that was killed: the
+// table's lock says that it is gone.
+func startControl(s *Server) (*control, error) {
+	path := filepath.Join(s.cfg.StateDir, socketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove the old control socket: %w", err)
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("make the control socket %s (a path has at most 107 octets): %w", path, err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, errors.Join(fmt.Errorf("let the group use the control socket: %w", err), l.Close())
+	}
+	c := &control{s: s, done: make(chan error, 1)}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", c.status)
+	mux.HandleFunc("GET /entries", c.entries)
+	c.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go func() { c.done <- c.http.Serve(l) }()
+	return c, nil
+}
+
+func (c *control) close() error {
+	err := c.http.Close()
+	if served := <-c.done; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
+	if err != nil {
+		return fmt.Errorf("close the control socket: %w", err)
+	}
+	return nil
+}
+
+func (c *control) status(w http.ResponseWriter, _ *http.Request) {
+	s := c.s
+	st := Status{
+		Version: s.cfg.Version, UptimeS: int64(time.Since(s.started).Seconds()),
+		Mode: "minimal", Listen: s.socket.conn.LocalAddr().String(), Log: s.commit.log.path,
+	}
+	s.mu.Lock()
+	st.Ready = s.ready
+	s.table.describe(&st)
+	s.mu.Unlock()
+	s.counts.describe(&st.Counters)
+	c.failed(json.NewEncoder(w).Encode(st))
+}
+
+// entries holds the table's lock for one NAT64 at a time.
+func (c *control) entries(w http.ResponseWriter, r *http.Request) {
+	f, err := parseFilter(r.URL.Query())
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s := c.s
+	s.mu.Lock()
+	keys := s.table.keys(f)
+	s.mu.Unlock()
+	out := json.NewEncoder(w)
+	var rows []Row
+	for _, k := range keys {
+		s.mu.Lock()
+		rows = s.table.rows(k, f, rows[:0])
+		s.mu.Unlock()
+		for i := range rows {
+			if err := out.Encode(&rows[i]); err != nil {
+				c.failed(err)
+				return
+			}
+		}
+	}
+}
+
+// failed notes that an answer did not get through: the asker has left.
+func (c *control) failed(err error) {
+	if err != nil {
+		c.s.log.Debug("control socket", "error", err)
+	}
+}
+
+func (f *Filter) values() url.Values {
+	v := url.Values{}
+	if f.NAT64.IsValid() {
+		v.Set("nat64", f.NAT64.String())
+	}
+	if f.MappedPort != 0 {
+		v.Set("mapped_port", strconv.Itoa(int(f.MappedPort)))
+	}
+	return v
+}
+
+func parseFilter(v url.Values) (f Filter, err error) {
+	if a := v.Get("nat64"); a != "" {
+		if f.NAT64, err = netip.ParseAddr(a); err != nil {
+			return f, fmt.Errorf("nat64: %w", err)
+		}
+	}
+	if p := v.Get("mapped_port"); p != "" {
+		n, err := strconv.ParseUint(p, 10, 16)
+		if err != nil {
+			return f, fmt.Errorf("mapped_port: %w", err)
+		}
+		f.MappedPort = uint16(n)
+	}
+	return f, nil
+}
+
+// remote is the View of a running server.
+type remote struct{ http http.Client }
+
+// dialControl finds out whether a server answers.
+func dialControl(ctx context.Context, stateDir string) (*remote, error) {
+	path := filepath.Join(stateDir, socketName)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	conn, err := dial(ctx, "", "")
+	if err != nil {
+		return nil, fmt.Errorf("ask the running handoffd: %w", err)
+	}
+	if err := conn.Close(); err != nil {
+		return nil, fmt.Errorf("ask the running handoffd: %w", err)
+	}
+	return &remote{http.Client{Transport: &http.Transport{DialContext: dial}}}, nil
+}
+
+func (c *remote) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// get asks for a page and has read read it.
+func (c *remote) get(ctx context.Context, page string, read func(*json.Decoder) error) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://handoffd/"+page, nil)
+	if err != nil {
+		return fmt.Errorf("ask the running handoffd: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask the running handoffd: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		text, rerr := io.ReadAll(io.LimitReader(resp.Body, 1024))
+		err = errors.Join(fmt.Errorf("it answered %s: %s: %w", resp.Status, text, errRefusedAsk), rerr)
+	} else {
+		err = read(json.NewDecoder(resp.Body))
+	}
+	if err = errors.Join(err, resp.Body.Close()); err != nil {
+		return fmt.Errorf("ask the running handoffd: %w", err)
+	}
+	return nil
+}
+
+// errRefusedAsk: program and server do not speak the same language.
+var errRefusedAsk = errors.New("not understood")
+
+func (c *remote) Status(ctx context.Context) (st Status, err error) {
+	err = c.get(ctx, "status", func(d *json.Decoder) error { return d.Decode(&st) })
+	return st, err
+}
+
+func (c *remote) Entries(ctx context.Context, f Filter, each func(*Row) error) error {
+	return c.get(ctx, "entries?"+f.values().Encode(), func(d *json.Decoder) error {
+		for {
+			var r Row
+			if err := d.Decode(&r); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			if err := each(&r); err != nil {
+				return err
+			}
+		}
+	})
+}

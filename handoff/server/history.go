@@ -1,0 +1,180 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Holder is a client behind a mapped port. Server is not valid when only the
+// text log knows of it, which does not say which of our addresses was asked.
+type Holder struct {
+	Client     netip.Addr
+	ClientPort uint16
+	Server     netip.Addr
+}
+
+// Lookup says who is behind a NAT64's mapped port. There is more than one answer
+// only when several of our addresses were asked: each has a table of its own.
+func Lookup(ctx context.Context, v View, at netip.AddrPort) ([]Holder, error) {
+	var out []Holder
+	err := v.Entries(ctx, Filter{NAT64: at.Addr(), MappedPort: at.Port()}, func(r *Row) error {
+		out = append(out, Holder{r.Client, r.ClientPort, r.Server})
+		return nil
+	})
+	return out, err
+}
+
+// LookupAt says who was behind a NAT64's mapped port at a time. What is in the
+// table and was then is sure; the log, with those it was rotated to, tells of
+// what has been deleted since.
+func LookupAt(ctx context.Context, v View, at netip.AddrPort, when time.Time) ([]Holder, error) {
+	st, err := v.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out, err := readHistory(st.Log, at, when)
+	if err != nil {
+		return nil, err
+	}
+	err = v.Entries(ctx, Filter{NAT64: at.Addr(), MappedPort: at.Port()}, func(r *Row) error {
+		if r.Created.After(when) {
+			return nil
+		}
+		out = slices.DeleteFunc(out, func(h Holder) bool {
+			return h.Client == r.Client && h.ClientPort == r.ClientPort && (!h.Server.IsValid() || h.Server == r.Server)
+		})
+		out = append(out, Holder{r.Client, r.ClientPort, r.Server})
+		return nil
+	})
+	return out, err
+}
+
+// readHistory reads a log and those it was rotated to, oldest first.
+func readHistory(path string, at netip.AddrPort, when time.Time) ([]Holder, error) {
+	if path == "-" || path == "" {
+		return nil, nil // standard output, which others keep
+	}
+	files, err := rotated(path)
+	if err != nil {
+		return nil, err
+	}
+	var events []Event
+	for _, f := range files {
+		if events, err = scanFile(f, at, events); err != nil {
+			return nil, err
+		}
+	}
+	// The clock may have been set back between two runs; within one the log's
+	// order is the truth, and sorting keeps it.
+	slices.SortStableFunc(events, func(a, b Event) int { return int(max(-1, min(1, a.Time-b.Time))) })
+	return replay(events, when.UnixMicro()), nil
+}
+
+// rotated lists the log and what logrotate and its like made of it: NAME.1,
+// NAME.2.gz, NAME-20190318. Oldest first, by their last change.
+func rotated(path string) ([]string, error) {
+	names, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("look for the log: %w", err)
+	}
+	type aged struct {
+		name string
+		at   time.Time
+	}
+	var files []aged
+	base := filepath.Base(path)
+	for _, n := range names {
+		rest, ok := strings.CutPrefix(n.Name(), base)
+		if !ok || rest != "" && rest[0] != '.' && rest[0] != '-' {
+			continue
+		}
+		info, err := n.Info()
+		if errors.Is(err, os.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+			continue // rotated away just now, or no log
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look at the log %s: %w", n.Name(), err)
+		}
+		files = append(files, aged{filepath.Join(filepath.Dir(path), n.Name()), info.ModTime()})
+	}
+	slices.SortStableFunc(files, func(a, b aged) int { return a.at.Compare(b.at) })
+	out := make([]string, len(files))
+	for i := range files {
+		out[i] = files[i].name
+	}
+	return out, nil
+}
+
+// scanFile appends the events of one mapped port that a log file tells of.
+func scanFile(path string, at netip.AddrPort, dst []Event) (out []Event, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the log: %w", err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	var r io.Reader = f
+	if strings.HasSuffix(path, ".gz") {
+		if r, err = gzip.NewReader(f); err != nil {
+			return nil, fmt.Errorf("unpack the log %s: %w", path, err)
+		}
+	}
+	if out, err = scanEvents(r, at, dst); err != nil {
+		return nil, fmt.Errorf("read the log %s: %w", path, err)
+	}
+	return out, nil
+}
+
+// scanEvents looks at each line that can concern the port. Lines that are no
+// events, such as one that a crash has cut, are skipped.
+func scanEvents(r io.Reader, at netip.AddrPort, dst []Event) ([]Event, error) {
+	text, asJSON := []byte(" "+at.String()+" "), fmt.Appendf(nil, `"mapped_port":%d,`, at.Port())
+	lines := bufio.NewReaderSize(r, 1<<16)
+	for {
+		line, err := lines.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			continue // no event is that long
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		if bytes.Contains(line, text) || bytes.Contains(line, asJSON) {
+			e, perr := parseEvent(bytes.TrimSpace(line))
+			if perr == nil && e.Kind != Initialized && e.MappedPort == at.Port() && netip4(e.NAT64) == at.Addr() {
+				dst = append(dst, e)
+			}
+		}
+		if err != nil {
+			return dst, nil
+		}
+	}
+}
+
+// replay returns who was there at a time.
+func replay(events []Event, when int64) (out []Holder) {
+	for _, e := range events {
+		if e.Time > when {
+			break
+		}
+		h := Holder{Client: netip6(e.Client), ClientPort: e.ClientPort}
+		if e.Server != (addr4{}) {
+			h.Server = netip4(e.Server)
+		}
+		// A line may stand there twice: see logFile.recover.
+		out = slices.DeleteFunc(out, func(o Holder) bool { return o == h })
+		if e.Kind == Created {
+			out = append(out, h)
+		}
+	}
+	return out
+}
