@@ -9,9 +9,10 @@ import (
 
 // answer6 sends an ICMPv6 error about the packet back to where it came from.
 // The packet itself stays with the caller, who drops it under its reason.
-// Errors are rate-limited (RFC 4443 §2.4 f) and never sent about errors.
+// What did not come from an interface has no station to answer to. Errors are
+// rate-limited (RFC 4443 §2.4 f) and never sent about errors.
 func (w *Worker) answer6(m *meta, typ, code uint8, param uint32) {
-	if m.hairpin || !xlat.MayAnswer6(&m.p) {
+	if m.via != viaPort || !xlat.MayAnswer6(&m.p) {
 		return
 	}
 	frame, addr, ok := w.answerFrame()
@@ -28,7 +29,7 @@ func (w *Worker) answer6(m *meta, typ, code uint8, param uint32) {
 
 // answer4 does the same with an ICMPv4 error (RFC 1812 §4.3.2).
 func (w *Worker) answer4(m *meta, typ, code uint8, param uint32) {
-	if m.hairpin || !xlat.MayAnswer4(&m.p) {
+	if m.via != viaPort || !xlat.MayAnswer4(&m.p) {
 		return
 	}
 	frame, addr, ok := w.answerFrame()

@@ -29,6 +29,16 @@ const (
 	classError                // ICMP error: the session of the packet that it quotes
 )
 
+// via is how a packet came to the worker.
+type via uint8
+
+const (
+	viaPort       via = iota // from an interface
+	viaHairpin               // translated once already, now an IPv4 packet for another client
+	viaServer                // back from a handoff server, not translated
+	viaServerDone            // back from a handoff server, translated
+)
+
 // meta is what the steps know of one packet. Offsets count from the start of
 // its frame. Fields are valid from the step on that is named.
 type meta struct {
@@ -41,7 +51,7 @@ type meta struct {
 
 	since   conntrack.Tick // rx, only if waited: parked since
 	waited  bool           // rx: was parked
-	hairpin bool           // rx: second time round
+	via     via            // rx
 	dir     Direction      // parse: V6ToV4 or V4ToV6
 	verdict verdict
 	class   class // classify
@@ -68,12 +78,12 @@ type burst struct {
 }
 
 // add puts the packet that d describes into the burst.
-func (b *burst) add(u *ring.UMEM, d ring.Desc, hairpin bool) *meta {
+func (b *burst) add(u *ring.UMEM, d ring.Desc, v via) *meta {
 	m := &b.meta[b.n]
 	b.n++
 	m.frame = u.Frame(d.Addr)
 	m.addr, m.len = d.Addr, d.Len
-	m.verdict, m.hairpin, m.waited = undecided, hairpin, false
+	m.verdict, m.via, m.waited = undecided, v, false
 	return m
 }
 

@@ -11,6 +11,10 @@ func (w *Worker) classify(b *burst) {
 		if m.verdict != undecided {
 			continue
 		}
+		if m.via == viaServerDone {
+			w.passOn(m)
+			continue
+		}
 		if m.dir == V6ToV4 {
 			p := w.rules.pool6Index(m.p.DstHi, m.p.DstLo)
 			if p < 0 {
@@ -33,17 +37,37 @@ func (w *Worker) classify(b *burst) {
 		case packet.KindICMPError:
 			m.class = classError
 		case packet.KindICMPOther:
-			w.drop(m, DropICMPType)
+			w.refuseICMP(m)
 		default:
 			w.refuseProtocol(m)
 		}
 	}
 }
 
-// refuseProtocol answers a client that tries a protocol no NAT64 can carry
+// refuseICMP: an ICMPv6 message for a handoff server is the server's business
+// (handoff draft §8), any other has no counterpart.
+func (w *Worker) refuseICMP(m *meta) {
+	if m.dir == V6ToV4 && w.capable(m.server) {
+		w.tunnel6(m, 0)
+		return
+	}
+	w.drop(m, DropICMPType)
+}
+
+// refuseProtocol deals with what is neither TCP, UDP nor ICMP. Handoff servers
+// get it over the control channel, and so does, within limits, any host that
+// sends such a packet (handoff draft §8). Otherwise it answers a client that tries a protocol no NAT64 can carry
 // with ICMPv6 Parameter Problem "unrecognized Next Header" (protocol.md §6);
 // on the IPv4 side with Protocol Unreachable (RFC 1122 §3.2.2.1).
 func (w *Worker) refuseProtocol(m *meta) {
+	if m.dir == V6ToV4 && w.capable(m.server) {
+		w.tunnel6(m, 0)
+		return
+	}
+	if m.dir == V4ToV6 && w.handoff != nil {
+		w.tunnel4(m, m.p.Src4)
+		return
+	}
 	if m.dir == V6ToV4 {
 		w.answer6(m, 4, 1, nextHeaderOffset)
 	} else {

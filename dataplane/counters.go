@@ -34,11 +34,13 @@ type Counters struct {
 	Generated          uint64 // ICMP errors and additional fragments made here
 	Parked             uint64 // waiting for a next hop, or on the way to another worker
 	Suppressed         uint64 // ICMP errors not sent because of the rate limit
+	NotifyLost         uint64 // notifications that found the ring to the handoff worker full
+	EntryLost          uint64 // entries of servers that found no room
 	Drops              [dropReasons]uint64
 }
 
 // hotCounters is how many words of Counters precede Drops.
-const hotCounters = int(families)*4 + int(directions) + int(families) + 3
+const hotCounters = int(families)*4 + int(directions) + int(families) + 5
 
 // counters couples the worker's private, plain totals with the copy that
 // others may read. Only the worker calls its methods; load is for anybody.
@@ -78,7 +80,7 @@ func (c *counters) flat() [hotCounters]uint64 {
 		c.RxPackets[0], c.RxPackets[1], c.RxBytes[0], c.RxBytes[1],
 		c.TxPackets[0], c.TxPackets[1], c.TxBytes[0], c.TxBytes[1],
 		c.Translated[0], c.Translated[1], c.Translated[2],
-		c.Passed[0], c.Passed[1], c.Generated, c.Parked, c.Suppressed,
+		c.Passed[0], c.Passed[1], c.Generated, c.Parked, c.Suppressed, c.NotifyLost, c.EntryLost,
 	}
 }
 
@@ -92,7 +94,7 @@ func (c *counters) load() (out Counters) {
 	out.TxPackets, out.TxBytes = [families]uint64{v[4], v[5]}, [families]uint64{v[6], v[7]}
 	out.Translated = [directions]uint64{v[8], v[9], v[10]}
 	out.Passed = [families]uint64{v[11], v[12]}
-	out.Generated, out.Parked, out.Suppressed = v[13], v[14], v[15]
+	out.Generated, out.Parked, out.Suppressed, out.NotifyLost, out.EntryLost = v[13], v[14], v[15], v[16], v[17]
 	for r := range out.Drops {
 		out.Drops[r] = c.public[hotCounters+r].Load()
 	}
@@ -114,6 +116,8 @@ func (c *Counters) Add(o *Counters) {
 	c.Generated += o.Generated
 	c.Parked += o.Parked
 	c.Suppressed += o.Suppressed
+	c.NotifyLost += o.NotifyLost
+	c.EntryLost += o.EntryLost
 	for r := range o.Drops {
 		c.Drops[r] += o.Drops[r]
 	}

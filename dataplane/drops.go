@@ -37,6 +37,8 @@ const (
 	DropPortsExhausted
 	DropErrorWithoutSession
 	DropHandoverFull
+	DropReturned
+	DropHandoffFull
 
 	DropHopLimit
 	DropTTL
@@ -102,6 +104,8 @@ var reasonTable = [dropReasons]Reason{
 	DropPortsExhausted:      {"ports_exhausted", "lookup", "pool4 has no free port for a new mapping; established sessions go on.", "RFC 6146 §3.5.1.1"},
 	DropErrorWithoutSession: {"icmp_error_without_session", "lookup", "An ICMP error about a packet of no known session.", "RFC 5508 §4.2"},
 	DropHandoverFull:        {"worker_ring_full", "lookup", "The ring to the worker that owns the client is full.", ""},
+	DropReturned:            {"returned_unmatched", "lookup", "A packet that a server sent back matches nothing here either; it is not tunnelled again.", "handoff draft §6"},
+	DropHandoffFull:         {"handoff_ring_full", "lookup", "The ring to the handoff worker is full.", ""},
 
 	DropHopLimit:        {"hop_limit", "translate", "The IPv6 hop limit is used up; answered with Time Exceeded.", "RFC 7915 §5.1"},
 	DropTTL:             {"ttl", "translate", "The IPv4 TTL is used up; answered with Time Exceeded.", "RFC 7915 §4.1"},

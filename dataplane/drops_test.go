@@ -144,6 +144,16 @@ func dropCases(t *testing.T) []dropCase {
 		}},
 		{reason: DropHandoverFull, n: 20, setup: setup{workers: 2, frames: 2048}, run: overflowHandover},
 
+		{reason: DropReturned, setup: setup{handoff: true}, run: func(t *testing.T, r *rig) {
+			r.comesBack(t, 0, viaServer, v4)
+		}},
+		{reason: DropHandoffFull, setup: setup{handoff: true}, n: 8, run: func(t *testing.T, r *rig) {
+			for range 64 + 8 {
+				r.from4(v4)
+			}
+			r.tunnelled(t, 0)
+		}},
+
 		{reason: DropHopLimit, run: send6(with6(t, func(ip *layers.IPv6) { ip.HopLimit = 1 }))},
 		{reason: DropTTL, run: func(t *testing.T, r *rig) {
 			mapped := r.mappedUDP(t, serverA)
@@ -172,7 +182,7 @@ func dropCases(t *testing.T) []dropCase {
 			addr, _ := w.frames.Pop()
 			copy(w.umem.Frame(addr), b) // where no port of ours puts a packet: at the very start
 			w.main.n = 0
-			w.main.add(w.umem, ring.Desc{Addr: addr, Len: uint32(len(b))}, false)
+			w.main.add(w.umem, ring.Desc{Addr: addr, Len: uint32(len(b))}, viaPort)
 			w.counters.RxPackets[IPv4]++
 			w.process(&w.main)
 		}},

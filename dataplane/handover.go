@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"handoff64/conntrack"
 	"handoff64/ring"
 )
 
@@ -16,8 +17,8 @@ type Group struct {
 
 // handover is a packet on its way to the worker that owns its client.
 type handover struct {
-	desc    ring.Desc
-	hairpin bool
+	desc ring.Desc
+	via  via
 }
 
 // handoverRing is how many packets may be underway between two workers.
@@ -56,7 +57,7 @@ func (g *Group) underway(from int) (n uint64) {
 
 // giveTo hands the packet to its owner.
 func (w *Worker) giveTo(owner int, m *meta) {
-	if !w.group.rings[w.id][owner].Push(handover{ring.Desc{Addr: m.addr, Len: m.len}, m.hairpin}) {
+	if !w.group.rings[w.id][owner].Push(handover{ring.Desc{Addr: m.addr, Len: m.len}, m.via}) {
 		w.drop(m, DropHandoverFull)
 		return
 	}
@@ -64,10 +65,11 @@ func (w *Worker) giveTo(owner int, m *meta) {
 	w.gave |= 1 << owner
 }
 
-// inbox is scratch for what other workers sent.
+// inbox is scratch for what other workers and the handoff worker sent.
 type inbox struct {
 	packets [BurstSize]handover
 	frames  [BurstSize]uint64
+	control [BurstSize]conntrack.FromServer
 	owed    [maxWorkers]int // frames that we still have to give in exchange
 }
 
@@ -92,7 +94,7 @@ func (w *Worker) takeHandovers() (taken int) {
 		}
 		w.main.n = 0
 		for i := range n {
-			w.main.add(w.umem, w.in.packets[i].desc, w.in.packets[i].hairpin)
+			w.main.add(w.umem, w.in.packets[i].desc, w.in.packets[i].via)
 		}
 		w.process(&w.main)
 		taken += n

@@ -44,6 +44,8 @@ type rig struct {
 	in6     []*memport.Port
 	in4     []*memport.Port
 	workers []*Worker
+	handoff []*Handoff // of each worker; nil without
+	servers *conntrack.Servers
 	now     conntrack.Tick
 }
 
@@ -54,6 +56,7 @@ type setup struct {
 	rules    func(*Rules)
 	table    func(*conntrack.Config)
 	hops     *nexthop.Table
+	handoff  bool
 	lossless bool // skip the balance check: packets are still inside at the end
 }
 
@@ -88,6 +91,12 @@ func newRig(t *testing.T, s setup) *rig {
 		Pool4:            []conntrack.Pool4Range{{Addr: addr4(mappedA), First: 1024, Last: 65535}},
 		AddressDependent: r.rules.AddressDependent,
 	}
+	if s.handoff {
+		cfg.Entries = 4096
+		if r.servers, err = conntrack.NewServers(64, [32]byte{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if s.table != nil {
 		s.table(&cfg)
 	}
@@ -107,9 +116,12 @@ func newRig(t *testing.T, s setup) *rig {
 		}
 		p6 := memport.New(fmt.Sprintf("ipv6 queue %d", i), umem, stack, 256)
 		p4 := memport.New(fmt.Sprintf("ipv4 queue %d", i), umem, stack, 256)
+		if s.handoff {
+			r.handoff = append(r.handoff, newHandoff(r.servers))
+		}
 		w, err := NewWorker(Config{
 			ID: i, Table: r.table, Shard: r.table.Shard(i), Hops: r.hops, UMEM: umem, Frames: stack,
-			Ports: [2][]ring.Port{{p6}, {p4}}, Group: group, Rules: r.rules, Seed: 1,
+			Ports: [2][]ring.Port{{p6}, {p4}}, Group: group, Rules: r.rules, Seed: 1, Handoff: r.link(i),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -126,6 +138,20 @@ func newRig(t *testing.T, s setup) *rig {
 		r.table.Close()
 	})
 	return r
+}
+
+func newHandoff(servers *conntrack.Servers) *Handoff {
+	return &Handoff{
+		Out: ring.NewSPSC[conntrack.ToServer](64), In: ring.NewSPSC[conntrack.FromServer](64),
+		Back: ring.NewSPSC[uint64](256), Lend: ring.NewSPSC[uint64](256), Servers: servers, Wake: func() {},
+	}
+}
+
+func (r *rig) link(i int) *Handoff {
+	if r.handoff == nil {
+		return nil
+	}
+	return r.handoff[i]
 }
 
 // resolvedHops has every destination behind the router of its side, but for
@@ -184,7 +210,26 @@ func (w *Worker) places() []ring.Place {
 	for _, q := range w.parked.slots[:w.parked.n] {
 		parked = append(parked, q.desc.Addr)
 	}
-	return []ring.Place{{Name: "parked", Frames: parked}}
+	places := []ring.Place{{Name: "parked", Frames: parked}}
+	if w.handoff != nil {
+		lent := drain(w.handoff.Lend)
+		for _, f := range lent {
+			w.handoff.Lend.Push(f)
+		}
+		places = append(places, ring.Place{Name: "lent", Frames: lent})
+	}
+	return places
+}
+
+// drain empties a ring. For tests, with everything at rest.
+func drain[T any](q *ring.SPSC[T]) (all []T) {
+	for {
+		v, ok := q.Pop()
+		if !ok {
+			return all
+		}
+		all = append(all, v)
+	}
 }
 
 // poll runs rounds on all workers until none has anything left to do.

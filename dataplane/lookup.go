@@ -64,6 +64,10 @@ func (m *meta) key46() {
 }
 
 func (w *Worker) lookup64(m *meta) {
+	if m.k64.Proto == conntrack.ICMP && w.capable(m.server) {
+		w.tunnel6(m, 0) // handoff draft §8, rule 1: the server answers echoes itself
+		return
+	}
 	if !w.table.Lookup64(&m.k64, m.hash, &m.v64) {
 		w.open64(m)
 		return
@@ -118,15 +122,30 @@ func (w *Worker) lookupError64(m *meta) {
 	if echo {
 		m.k64.ServerPort = 0
 	}
-	if !w.table.Lookup64(&m.k64, w.table.Hash64(&m.k64), &m.v64) {
-		w.drop(m, DropErrorWithoutSession)
+	if w.table.Lookup64(&m.k64, w.table.Hash64(&m.k64), &m.v64) || w.entryOfError64(m) {
+		return
 	}
+	if w.capable(m.server) {
+		w.tunnel6(m, 0)
+		return
+	}
+	w.drop(m, DropErrorWithoutSession)
+}
+
+// entryOfError64 finds a server's entry for the quoted packet.
+func (w *Worker) entryOfError64(m *meta) bool {
+	k := conntrack.EntryKey64(&m.k64)
+	return w.handoff != nil && m.k64.Proto != conntrack.ICMP && w.table.Lookup64(&k, w.table.Hash64(&k), &m.v64)
 }
 
 func (w *Worker) lookupError46(m *meta) {
 	q := &m.quote
-	if packet.ParseQuoted4(m.frame, int(m.p.L4)+icmpHeader, int(m.p.End), q) != packet.Good || !quotable(q) {
+	if packet.ParseQuoted4(m.frame, int(m.p.L4)+icmpHeader, int(m.p.End), q) != packet.Good {
 		w.drop(m, DropQuote)
+		return
+	}
+	if !quotable(q) {
+		w.errorForServer(m)
 		return
 	}
 	proto, echo := protocol(q)
@@ -136,8 +155,36 @@ func (w *Worker) lookupError46(m *meta) {
 	if echo {
 		m.k46.ServerPort = 0
 	}
-	if !w.table.Lookup46(&m.k46, w.table.Hash46(&m.k46), &m.v46) {
+	if w.table.Lookup46(&m.k46, w.table.Hash46(&m.k46), &m.v46) || w.entryOfError46(m) {
+		return
+	}
+	if echo {
+		w.drop(m, DropErrorWithoutSession) // about an echo of ours: the NAT64 is the end of it
+		return
+	}
+	w.errorForServer(m)
+}
+
+// entryOfError46 finds a server's entry for the quoted packet.
+func (w *Worker) entryOfError46(m *meta) bool {
+	k := conntrack.EntryKey46(&m.k46)
+	return w.handoff != nil && m.k46.Proto != conntrack.ICMP && w.table.Lookup46(&k, w.table.Hash46(&k), &m.v46)
+}
+
+// errorForServer sends an ICMP error about a packet of no known session to the
+// host that the packet was for: it may have the entry. (handoff draft §8 names
+// the quoted source there, which by the rule before is the NAT64 itself.)
+func (w *Worker) errorForServer(m *meta) {
+	q := &m.quote
+	switch {
+	case w.handoff == nil || q.FragOffset != 0 || q.Kind == packet.KindICMPError || q.Kind == packet.KindICMPOther:
 		w.drop(m, DropErrorWithoutSession)
+	case !w.rules.Pool4.Contains(q.Src4):
+		w.drop(m, DropErrorWithoutSession)
+	case packet.Fold(packet.Sum(m.frame[m.p.L4:m.p.End], 0)) != 0xffff:
+		w.drop(m, DropICMPChecksum)
+	default:
+		w.tunnel4(m, q.Dst4)
 	}
 }
 

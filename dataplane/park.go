@@ -28,9 +28,9 @@ type park struct {
 }
 
 type parkedPacket struct {
-	desc    ring.Desc
-	since   conntrack.Tick
-	hairpin bool
+	desc  ring.Desc
+	since conntrack.Tick
+	via   via
 }
 
 // hold parks the packet: the first one to a host must not be lost to address
@@ -47,7 +47,7 @@ func (w *Worker) hold(m *meta) {
 	case !m.waited:
 		m.since = w.now
 	}
-	p.slots[p.n] = parkedPacket{ring.Desc{Addr: m.addr, Len: m.len}, m.since, m.hairpin}
+	p.slots[p.n] = parkedPacket{ring.Desc{Addr: m.addr, Len: m.len}, m.since, m.via}
 	p.n++
 	m.verdict = gone
 }
@@ -65,7 +65,7 @@ func (w *Worker) retryParked() {
 	for first := 0; first < waiting; first += BurstSize {
 		b.n = 0
 		for _, q := range p.again[first:min(first+BurstSize, waiting)] {
-			m := b.add(w.umem, q.desc, q.hairpin)
+			m := b.add(w.umem, q.desc, q.via)
 			m.waited, m.since = true, q.since
 		}
 		w.process(b)

@@ -96,14 +96,22 @@ func (w *Worker) anythingWaiting() bool {
 			return true
 		}
 	}
-	return false
+	return w.handoff != nil && w.handoff.In.Len() > 0
+}
+
+// Wake ends the worker's sleep, if it sleeps: something was pushed to it. Any
+// goroutine.
+func (w *Worker) Wake() {
+	if w.waker.asleep.Load() {
+		w.waker.wake()
+	}
 }
 
 // wakeOthers wakes the workers that were given packets in this round.
 func (w *Worker) wakeOthers() {
 	for to := 0; w.gave != 0; to, w.gave = to+1, w.gave>>1 {
-		if w.gave&1 != 0 && w.group.workers[to].waker.asleep.Load() {
-			w.group.workers[to].waker.wake()
+		if w.gave&1 != 0 {
+			w.group.workers[to].Wake()
 		}
 	}
 }

@@ -8,7 +8,7 @@ func (w *Worker) receive(p *inPort) int {
 	n := p.Recv(b.descs[:])
 	var octets uint64
 	for i := range n {
-		b.add(w.umem, b.descs[i], false)
+		b.add(w.umem, b.descs[i], viaPort)
 		octets += uint64(b.descs[i].Len)
 	}
 	if w.stick {

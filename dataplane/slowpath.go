@@ -23,6 +23,9 @@ func (w *Worker) open64(m *meta) {
 		w.giveTo(owner, m)
 		return
 	}
+	if w.handoff != nil && w.askServer(m) {
+		return
+	}
 	if r := w.refuseOpening64(m); r != NotDropped {
 		w.drop(m, r)
 		return
@@ -35,14 +38,45 @@ func (w *Worker) open64(m *meta) {
 	}
 	s := conntrack.Session{Key: *k, Mapped: mapping.Addr, MappedPort: mapping.Port, State: initial(&m.p, false)}
 	w.deltas(&s)
+	first := w.handoff != nil && k.Proto != conntrack.ICMP && !w.shard.UsedWith(k.Client, k.ClientPort, k.Server)
 	if v := w.shard.Insert(&s, w.now); v != conntrack.OK {
 		w.answer6(m, 1, 3, 0)
 		w.drop(m, verdictReasons[v])
 		return
 	}
+	if first {
+		w.notify(&s)
+	}
 	if !w.table.Lookup64(k, m.hash, &m.v64) {
 		w.drop(m, DropTableFull)
 	}
+}
+
+// askServer is the handoff part of opening a session from the IPv6 side
+// (handoff draft §8, rules 2 to 4): an entry of the server's in the cache, a
+// mapping of ours that it knows, or a question. It returns false when the
+// NAT64 is to open the session itself.
+func (w *Worker) askServer(m *meta) (done bool) {
+	k := &m.k64
+	if k.Proto == conntrack.ICMP || w.rules.refuse64(m.p.SrcHi, m.p.SrcLo, m.server, int(m.pool6)) != NotDropped {
+		return false
+	}
+	if w.overEntry64(m) {
+		return true
+	}
+	asks := w.rules.Pool6[m.pool6].Bits == 96 // an entry has no room for other prefixes
+	switch state := w.handoff.Servers.State(k.Server); {
+	case !asks:
+		return false
+	case state == conntrack.ServerHandoff:
+		if w.shard.UsedWith(k.Client, k.ClientPort, k.Server) {
+			return false
+		}
+	case state == conntrack.ServerDown || m.p.Kind != packet.KindTCP || opens(m.p.TCPFlags):
+		return false
+	}
+	w.tunnel6(m, hint(k.ClientPort))
+	return true
 }
 
 // refuseOpening64 says why the packet must not open a session.
@@ -81,6 +115,9 @@ func opens(flags uint8) bool {
 // client sees the server inside the first pool6 prefix.
 func (w *Worker) open46(m *meta) {
 	k := &m.k46
+	if w.handoff != nil && w.overEntry46(m) {
+		return
+	}
 	b, ok := w.table.FindBIB(k.Proto, k.Mapped, k.MappedPort)
 	if !ok {
 		w.refuseUnmapped(m)
@@ -88,6 +125,10 @@ func (w *Worker) open46(m *meta) {
 	}
 	if b.Owner != w.id {
 		w.giveTo(b.Owner, m)
+		return
+	}
+	if w.strangeTo(m, &b) {
+		w.tunnel4(m, k.Server)
 		return
 	}
 	if r := w.refuseOpening46(m, &b); r != NotDropped {
@@ -102,18 +143,38 @@ func (w *Worker) open46(m *meta) {
 		Mapped: k.Mapped, MappedPort: k.MappedPort, State: initial(&m.p, true),
 	}
 	w.deltas(&s)
+	first := w.handoff != nil && k.Proto != conntrack.ICMP && !w.shard.UsedWith(b.Client, b.ClientPort, k.Server)
 	if v := w.shard.Insert(&s, w.now); v != conntrack.OK {
 		w.drop(m, verdictReasons[v])
 		return
+	}
+	if first {
+		w.notify(&s)
 	}
 	if !w.table.Lookup46(k, m.hash, &m.v46) {
 		w.drop(m, DropTableFull)
 	}
 }
 
+// strangeTo says whether a packet for a mapping of ours goes to its sender over
+// the control channel instead (handoff draft §8, rules 3 to 5 of the IPv4
+// side): a host that speaks handoff, or is filtered, and that the mapping was
+// never used with. Static mappings are open to all.
+func (w *Worker) strangeTo(m *meta, b *conntrack.BIB) bool {
+	k := &m.k46
+	if w.handoff == nil || b.Static || k.Proto == conntrack.ICMP || w.shard.UsedWith(b.Client, b.ClientPort, k.Server) {
+		return false
+	}
+	return w.rules.AddressDependent || w.handoff.Servers.State(k.Server) != conntrack.ServerUnknown
+}
+
 // refuseUnmapped: nobody behind this port. RFC 6146 §3.5.1 has a host
 // unreachable error sent; TCP is answered by silence (§3.5.2.2).
 func (w *Worker) refuseUnmapped(m *meta) {
+	if w.handoff != nil && m.k46.Proto != conntrack.ICMP {
+		w.tunnel4(m, m.k46.Server) // handoff draft §8, rule 5: the sender may know
+		return
+	}
 	if m.p.Kind == packet.KindUDP {
 		w.answer4(m, 3, 1, 0)
 	}

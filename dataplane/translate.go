@@ -191,7 +191,7 @@ func (w *Worker) fragment(m *meta, mtu int) {
 		return
 	}
 	dir := m.dir
-	if m.hairpin {
+	if m.via == viaHairpin {
 		dir = Hairpin
 	}
 	id := w.rand()

@@ -18,7 +18,7 @@ func (w *Worker) tx(b *burst) {
 		case turned:
 			start := m.start - ethernetHeader
 			binary.BigEndian.PutUint16(m.frame[start+12:], etherTypeIPv4)
-			w.turn.add(w.umem, m.desc(), true)
+			w.turn.add(w.umem, m.desc(), viaHairpin)
 		}
 	}
 }
@@ -32,7 +32,7 @@ func (m *meta) desc() ring.Desc {
 // send writes the Ethernet header and queues the packet.
 func (w *Worker) send(m *meta) {
 	dir := m.dir
-	if m.hairpin {
+	if m.via == viaHairpin {
 		dir = Hairpin
 	}
 	m.hop.MarkUsed()

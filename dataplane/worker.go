@@ -37,6 +37,8 @@ type Config struct {
 	// It sends on the first of each. With one interface for both, both lists
 	// hold the same ports.
 	Ports [2][]ring.Port
+	// Handoff couples the worker with the handoff worker; nil when handoff is off.
+	Handoff *Handoff
 	// Group is shared by all workers of a translator.
 	Group *Group
 	Rules *Rules
@@ -54,6 +56,9 @@ type Worker struct {
 	umem   *ring.UMEM
 	frames *ring.FrameStack
 	group  *Group
+
+	handoff *Handoff
+	told    bool // something went to the handoff worker in this round
 
 	rx    []inPort // every port once
 	out   [families]outbox
@@ -103,7 +108,7 @@ func NewWorker(c Config) (*Worker, error) {
 		return nil, fmt.Errorf("worker %d: %w", c.ID, err)
 	}
 	w := &Worker{
-		id: c.ID, table: c.Table, shard: c.Shard, hops: c.Hops, umem: c.UMEM, frames: c.Frames, group: c.Group,
+		id: c.ID, table: c.Table, shard: c.Shard, hops: c.Hops, umem: c.UMEM, frames: c.Frames, group: c.Group, handoff: c.Handoff,
 		rules: c.Rules, opts: c.Rules.Translation, random: c.Seed | 1,
 	}
 	w.stick = c.Ports[IPv6][0] == c.Ports[IPv4][0]
@@ -126,7 +131,7 @@ func NewWorker(c Config) (*Worker, error) {
 // one call is bounded. now never goes back.
 func (w *Worker) Poll(now conntrack.Tick) int {
 	w.begin(now)
-	received := w.takeHandovers()
+	received := w.takeHandovers() + w.takeControl()
 	w.retryParked()
 	for i := range w.rx {
 		if n := w.receive(&w.rx[i]); n > 0 {
@@ -136,6 +141,10 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 	}
 	w.shard.Expire(now, expireBudget)
 	w.flush()
+	if w.told {
+		w.told = false
+		w.handoff.Wake()
+	}
 	w.counters.Parked = uint64(w.parked.n)
 	w.counters.publish()
 	return received

@@ -403,7 +403,7 @@ func TestPollAllocatesNothing(t *testing.T) {
 				tcp[portAt], tcp[portAt+1] = byte(n>>8), byte(n)
 				addr, _ := w.frames.Pop()
 				copy(w.umem.Frame(addr)[ring.Headroom:], b)
-				w.main.add(w.umem, ring.Desc{Addr: addr + ring.Headroom, Len: uint32(len(b))}, false)
+				w.main.add(w.umem, ring.Desc{Addr: addr + ring.Headroom, Len: uint32(len(b))}, viaPort)
 			}
 			w.process(&w.main)
 			w.discardOutput()

@@ -1,0 +1,164 @@
+package dataplane
+
+import (
+	"handoff64/conntrack"
+	"handoff64/dataplane/packet"
+	"handoff64/ring"
+)
+
+// Handoff is what couples one worker with the handoff worker: rings, and the
+// table of server states. The worker is the only producer of Out and Lend and
+// the only consumer of In and Back.
+type Handoff struct {
+	Out     *ring.SPSC[conntrack.ToServer]   // notifications, and packets for servers to decide
+	In      *ring.SPSC[conntrack.FromServer] // entries, and packets that came back
+	Back    *ring.SPSC[uint64]               // frames whose packet was sent
+	Lend    *ring.SPSC[uint64]               // free frames for packets that come back
+	Servers *conntrack.Servers
+	Wake    func() // tells the handoff worker that there is something in Out
+}
+
+// lendFrames is how many free frames the handoff worker has at hand for what
+// comes back from servers; a worker keeps as many for itself first.
+const lendFrames = 128
+
+// capable says whether the host has the connection table: rules 1 and 4 of the
+// IPv6 side ask it before anything else (handoff draft §8).
+func (w *Worker) capable(server uint32) bool {
+	return w.handoff != nil && w.handoff.Servers.State(server) == conntrack.ServerHandoff
+}
+
+// tunnel6 sends the packet to its server over the control channel. With a
+// hint, the mapped port that we would have chosen ourselves.
+func (w *Worker) tunnel6(m *meta, hint uint16) {
+	client := conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo}
+	w.tunnel(m, conntrack.ToServer{
+		Kind: conntrack.Tunnel6, Pool6: m.pool6, MappedPort: hint, Server: m.server,
+		Own: w.table.PairedAddress(client), Client: client,
+	})
+}
+
+// tunnel4 sends the packet to the host that it, or the packet it quotes, has
+// to do with.
+func (w *Worker) tunnel4(m *meta, server uint32) {
+	if w.handoff == nil {
+		w.drop(m, DropNoMapping)
+		return
+	}
+	w.tunnel(m, conntrack.ToServer{Kind: conntrack.Tunnel4, Server: server, Own: m.p.Dst4})
+}
+
+// tunnel gives the frame to the handoff worker. A packet that a server sent
+// back is never tunnelled again: it would go round for ever.
+func (w *Worker) tunnel(m *meta, r conntrack.ToServer) {
+	if m.via != viaPort {
+		w.drop(m, DropReturned)
+		return
+	}
+	r.Stranger = !w.capable(r.Server)
+	r.Addr = m.addr - uint64(m.offset()) + uint64(m.p.L3)
+	r.Len = m.p.End - m.p.L3
+	if !w.handoff.Out.Push(r) {
+		w.drop(m, DropHandoffFull)
+		return
+	}
+	m.verdict = gone
+	w.counters.Passed[map6(m.dir)]++
+	w.told = true
+}
+
+// map6 is the family that a packet of the direction arrived as.
+func map6(d Direction) Family {
+	if d == V6ToV4 {
+		return IPv6
+	}
+	return IPv4
+}
+
+// notify tells the server of a mapping that is used with it for the first
+// time, whether it listens or not (handoff draft §8). An entry has no room for
+// other prefixes than /96.
+func (w *Worker) notify(s *conntrack.Session) {
+	k := &s.Key
+	if w.rules.Pool6[k.Pool6].Bits != 96 {
+		return
+	}
+	w.told = true
+	if !w.handoff.Out.Push(conntrack.ToServer{
+		Kind: conntrack.Notify, Pool6: k.Pool6, MappedPort: s.MappedPort, ClientPort: k.ClientPort,
+		Server: k.Server, Own: s.Mapped, Client: k.Client,
+	}) {
+		w.counters.NotifyLost++
+	}
+}
+
+// hint suggests a mapped port to a server: the client's own, where the server
+// may take it (handoff draft §5, §10).
+func hint(clientPort uint16) uint16 {
+	if clientPort < 1024 {
+		return 0
+	}
+	return clientPort
+}
+
+// overEntry64 opens a session over a server's cached entry, if there is one.
+// Entries cost no question and no mapping of our own.
+func (w *Worker) overEntry64(m *meta) (found bool) {
+	k := &m.k64
+	ek := conntrack.EntryKey64(k)
+	if k.Proto == conntrack.ICMP || !w.table.Lookup64(&ek, w.table.Hash64(&ek), &m.v64) {
+		return false
+	}
+	m.v64.Touch(w.now)
+	s := conntrack.Session{
+		Key: *k, Mapped: m.v64.Mapped, MappedPort: m.v64.MappedPort, State: resumed(&m.p, false),
+	}
+	w.deltas(&s)
+	if v := w.shard.InsertOver(&s, w.now); v != conntrack.OK {
+		w.drop(m, verdictReasons[v])
+		return true
+	}
+	if !w.table.Lookup64(k, m.hash, &m.v64) {
+		w.drop(m, DropTableFull)
+	}
+	return true
+}
+
+// overEntry46 is overEntry64 from the IPv4 side. The client's owner inserts.
+func (w *Worker) overEntry46(m *meta) (found bool) {
+	k := &m.k46
+	ek := conntrack.EntryKey46(k)
+	if k.Proto == conntrack.ICMP || !w.table.Lookup46(&ek, w.table.Hash46(&ek), &m.v46) {
+		return false
+	}
+	if owner := w.table.Owner(m.v46.Client, m.v46.ClientPort); owner != w.id {
+		w.giveTo(owner, m)
+		return true
+	}
+	m.v46.Touch(w.now)
+	s := conntrack.Session{
+		Key: conntrack.Key64{
+			Client: m.v46.Client, ClientPort: m.v46.ClientPort, Server: k.Server, ServerPort: k.ServerPort,
+			Proto: k.Proto, Pool6: m.v46.Pool6,
+		},
+		Mapped: k.Mapped, MappedPort: k.MappedPort, State: resumed(&m.p, true),
+	}
+	w.deltas(&s)
+	if v := w.shard.InsertOver(&s, w.now); v != conntrack.OK {
+		w.drop(m, verdictReasons[v])
+		return true
+	}
+	if !w.table.Lookup46(k, m.hash, &m.v46) {
+		w.drop(m, DropTableFull)
+	}
+	return true
+}
+
+// resumed is the state of a session over an entry: such a connection may be
+// older than the session, or than this process.
+func resumed(p *packet.Parsed, fromV4 bool) conntrack.TCPState {
+	if p.Kind == packet.KindTCP && !opens(p.TCPFlags) {
+		return conntrack.StateEstablished
+	}
+	return initial(p, fromV4)
+}
