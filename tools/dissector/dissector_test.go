@@ -192,6 +192,8 @@ func badRows(t *testing.T) []row {
 		{"IPv4 header cut", octets(t, "3400 4500"), map[string]string{p + "packet": "4"}, []string{"cut_packet"}},
 		{"IPv4 payload cut", octets(t, "45000018"+anIPv4[8:]), nil, []string{"cut_packet"}},
 		{"IPv4 lengths", octets(t, "45000013"+anIPv4[8:]), nil, []string{"bad_packet"}},
+		{"IPv4 header of 16 octets", octets(t, "44"+anIPv4[2:]), nil, []string{"bad_packet"}},
+		{"IPv4 options too long", octets(t, "46"+anIPv4[2:]), nil, []string{"bad_packet"}},
 		{"octets behind", octets(t, anIPv4+"3400"), map[string]string{p + "type": ""}, []string{"octets_after_packet"}},
 		{"IPv6 header cut", octets(t, "3600 60000000"), map[string]string{p + "packet": "6"}, []string{"cut_packet"}},
 		{"two tokens", octets(t, "3400 3400"+anIPv4), nil, []string{"duplicate"}},
