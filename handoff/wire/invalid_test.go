@@ -283,3 +283,17 @@ func TestQuotedToken(t *testing.T) {
 		}
 	}
 }
+
+// TestReaderStaysAtFault: whoever goes on asking gets nothing more, and the
+// status stays.
+func TestReaderStaysAtFault(t *testing.T) {
+	for _, row := range invalidPayloads(t) {
+		r := NewReader(octets(t, row.payload))
+		var m Message
+		for r.Next(&m) {
+		}
+		if r.Next(&m) || r.Status() != row.want {
+			t.Errorf("%s: went on behind the fault, %v", row.name, r.Status())
+		}
+	}
+}

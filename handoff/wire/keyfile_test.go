@@ -164,6 +164,17 @@ func TestRotationNotRenamed(t *testing.T) {
 	}
 }
 
+// TestKeyFileNotCreated: without a file there are no keys to begin with.
+func TestKeyFileNotCreated(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "handoff.keys")
+	if err := os.MkdirAll(filepath.Join(path+newSuffix, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadKeys(path, start, tokenPeriod, AuthenticatorPeriod); err == nil || !strings.Contains(err.Error(), path) {
+		t.Errorf("LoadKeys: %v", err)
+	}
+}
+
 func TestKeyFileReadableByOthers(t *testing.T) {
 	for _, mode := range []fs.FileMode{0o640, 0o604, 0o644, 0o660, 0o601, 0o610} {
 		k := newKeys(t)
