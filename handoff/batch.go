@@ -42,7 +42,7 @@ type waiting struct {
 type batcher struct {
 	channels index[channelKey]
 	state    []waiting
-	links    []link
+	places   []place
 	order    list // channels by due, which is by age
 	notes    []note
 	free     int32
@@ -52,7 +52,7 @@ type batcher struct {
 
 func newBatcher() *batcher {
 	b := &batcher{
-		channels: newIndex[channelKey](maxChannels), state: make([]waiting, maxChannels), links: make([]link, maxChannels),
+		channels: newIndex[channelKey](maxChannels), state: make([]waiting, maxChannels), places: make([]place, maxChannels),
 		order: emptyList(), notes: make([]note, maxNotes), free: none,
 	}
 	for i := maxNotes - 1; i >= 0; i-- {
@@ -82,7 +82,7 @@ func (w *Worker) tell(k channelKey, n note) {
 		}
 		i = b.channels.add(k)
 		b.state[i] = waiting{none, none, 0, w.now + w.batchDelay}
-		b.order.push(b.links, i)
+		b.order.push(b.places, i)
 	}
 	at := b.free
 	b.free = b.notes[at].next
@@ -123,7 +123,7 @@ func (w *Worker) sendNotes(channel int32) {
 		ripe = append(ripe, *n)
 		i, n.next, b.free = n.next, b.free, i
 	}
-	b.order.remove(b.links, channel)
+	b.order.remove(b.places, channel)
 	b.channels.remove(channel)
 	slices.SortStableFunc(ripe, byClient)
 	for len(ripe) > 0 {

@@ -36,12 +36,12 @@ type retry struct {
 type retries struct {
 	index  index[retryKey]
 	slots  []retry
-	links  []link
+	places []place
 	levels [retryLevels]list
 }
 
 func newRetries() *retries {
-	r := &retries{index: newIndex[retryKey](maxRetries), slots: make([]retry, maxRetries), links: make([]link, maxRetries)}
+	r := &retries{index: newIndex[retryKey](maxRetries), slots: make([]retry, maxRetries), places: make([]place, maxRetries)}
 	for i := range r.levels {
 		r.levels[i] = emptyList()
 	}
@@ -54,11 +54,11 @@ func (r *retries) crowded() bool { return r.index.used > maxRetries*3/4 }
 func (r *retries) enter(i int32, level uint8, now int64) {
 	s := &r.slots[i]
 	s.level, s.due = level, now+int64(time.Second)<<level
-	r.levels[level].push(r.links, i)
+	r.levels[level].push(r.places, i)
 }
 
 func (r *retries) remove(i int32) {
-	r.levels[r.slots[i].level].remove(r.links, i)
+	r.levels[r.slots[i].level].remove(r.places, i)
 	r.index.remove(i)
 }
 
@@ -140,7 +140,7 @@ func (w *Worker) tellAgain(i int32, level uint8) {
 		return
 	}
 	w.count.retries.Add(1)
-	r.levels[level].remove(r.links, i)
+	r.levels[level].remove(r.places, i)
 	r.enter(i, level+1, w.now)
 	w.tell(k.channelKey, note{client: k.client, clientPort: k.clientPort, mappedPort: r.slots[i].mappedPort, pool6: k.pool6})
 }

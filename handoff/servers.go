@@ -19,6 +19,7 @@ type server struct {
 	heard  atomic.Int64  // when the last valid control packet came, Unix nanoseconds; 0 never
 	recent [recentClients]conntrack.Addr6
 	at     uint8 // next place in recent
+	kept   uint8 // places of recent in use
 }
 
 const (
@@ -34,7 +35,7 @@ const (
 type servers struct {
 	index  index[uint32]
 	slots  []server
-	links  []link
+	places []place
 	lists  [conntrack.ServerDown + 1]list // least recently met first
 	shared *conntrack.Servers
 	count  *counters
@@ -42,7 +43,7 @@ type servers struct {
 }
 
 func newServers(capacity int, shared *conntrack.Servers, count *counters) *servers {
-	s := &servers{index: newIndex[uint32](capacity), slots: make([]server, capacity), links: make([]link, capacity), shared: shared, count: count}
+	s := &servers{index: newIndex[uint32](capacity), slots: make([]server, capacity), places: make([]place, capacity), shared: shared, count: count}
 	for i := range s.lists {
 		s.lists[i] = emptyList()
 	}
@@ -69,8 +70,8 @@ func (s *servers) touch(addr uint32) int32 {
 	if i != none {
 		l := &s.lists[s.stateAt(i)]
 		if l.tail != i {
-			l.remove(s.links, i)
-			l.push(s.links, i)
+			l.remove(s.places, i)
+			l.push(s.places, i)
 		}
 		return i
 	}
@@ -80,20 +81,20 @@ func (s *servers) touch(addr uint32) int32 {
 	i = s.index.add(addr)
 	v := &s.slots[i]
 	v.heard.Store(0)
-	v.recent, v.at = [recentClients]conntrack.Addr6{}, 0
+	v.at, v.kept = 0, 0
 	s.enter(i, addr, conntrack.ServerUnknown)
 	return i
 }
 
 func (s *servers) enter(i int32, addr uint32, st conntrack.ServerState) {
 	s.slots[i].word.Store(uint64(addr)<<8 | serverKnown | uint64(st))
-	s.lists[st].push(s.links, i)
+	s.lists[st].push(s.places, i)
 	s.count.servers[st].Add(1)
 }
 
 func (s *servers) leave(i int32) {
 	st := s.stateAt(i)
-	s.lists[st].remove(s.links, i)
+	s.lists[st].remove(s.places, i)
 	s.count.servers[st].Add(^uint64(0))
 }
 
@@ -142,13 +143,14 @@ func (s *servers) remember(addr uint32, first, last conntrack.Addr6) {
 }
 
 func (v *server) note(client conntrack.Addr6) {
-	for i := range v.recent {
+	for i := range v.recent[:v.kept] {
 		if v.recent[i] == client {
 			return
 		}
 	}
-	v.recent[v.at%recentClients] = client
-	v.at++
+	v.recent[v.at] = client
+	v.at = (v.at + 1) % recentClients
+	v.kept = min(v.kept+1, recentClients)
 }
 
 // remembered is the clients that a server was told of last.
@@ -158,5 +160,5 @@ func (s *servers) remembered(addr uint32) []conntrack.Addr6 {
 		return nil
 	}
 	v := &s.slots[i]
-	return v.recent[:min(int(v.at), recentClients)]
+	return v.recent[:v.kept]
 }

@@ -70,10 +70,10 @@ func (x *index[K]) remove(i int32) {
 	x.used--
 }
 
-// link is one slot's place in a list.
-type link struct{ prev, next int32 }
+// place is one slot's place in a list.
+type place struct{ prev, next int32 }
 
-// list is a queue of slots, of which any can be taken out. The links lie in an
+// list is a queue of slots, of which any can be taken out. The places lie in an
 // array beside the slots; a slot is in at most one list that shares it. Owned
 // by one goroutine; made by emptyList.
 type list struct{ head, tail int32 }
@@ -81,27 +81,27 @@ type list struct{ head, tail int32 }
 func emptyList() list { return list{none, none} }
 
 // push appends a slot.
-func (l *list) push(links []link, i int32) {
-	links[i] = link{l.tail, none}
+func (l *list) push(places []place, i int32) {
+	places[i] = place{l.tail, none}
 	if l.tail == none {
 		l.head = i
 	} else {
-		links[l.tail].next = i
+		places[l.tail].next = i
 	}
 	l.tail = i
 }
 
 // remove takes a slot of this list out.
-func (l *list) remove(links []link, i int32) {
-	k := links[i]
+func (l *list) remove(places []place, i int32) {
+	k := places[i]
 	if k.prev == none {
 		l.head = k.next
 	} else {
-		links[k.prev].next = k.next
+		places[k.prev].next = k.next
 	}
 	if k.next == none {
 		l.tail = k.prev
 	} else {
-		links[k.next].prev = k.prev
+		places[k.next].prev = k.prev
 	}
 }

@@ -142,7 +142,7 @@ func (w *Worker) restore() {
 // capable lists what the state file holds.
 func (s *servers) capable() (known []knownServer) {
 	for _, st := range [...]conntrack.ServerState{conntrack.ServerDown, conntrack.ServerHandoff} {
-		for i := s.lists[st].head; i != none; i = s.links[i].next {
+		for i := s.lists[st].head; i != none; i = s.places[i].next {
 			known = append(known, knownServer{s.index.keys[i], st})
 		}
 	}
