@@ -24,6 +24,12 @@ type Holder struct {
 	Server     netip.Addr
 }
 
+// is says whether two sources may mean the same holder.
+func (h Holder) is(o Holder) bool {
+	return h.Client == o.Client && h.ClientPort == o.ClientPort &&
+		(h.Server == o.Server || !h.Server.IsValid() || !o.Server.IsValid())
+}
+
 // Lookup says who is behind a NAT64's mapped port. There is more than one answer
 // only when several of our addresses were asked: each has a table of its own.
 func Lookup(ctx context.Context, v View, at netip.AddrPort) ([]Holder, error) {
@@ -51,10 +57,8 @@ func LookupAt(ctx context.Context, v View, at netip.AddrPort, when time.Time) ([
 		if r.Created.After(when) {
 			return nil
 		}
-		out = slices.DeleteFunc(out, func(h Holder) bool {
-			return h.Client == r.Client && h.ClientPort == r.ClientPort && (!h.Server.IsValid() || h.Server == r.Server)
-		})
-		out = append(out, Holder{r.Client, r.ClientPort, r.Server})
+		h := Holder{r.Client, r.ClientPort, r.Server}
+		out = append(slices.DeleteFunc(out, h.is), h)
 		return nil
 	})
 	return out, err
@@ -171,7 +175,7 @@ func replay(events []Event, when int64) (out []Holder) {
 			h.Server = netip4(e.Server)
 		}
 		// A line may stand there twice: see logFile.recover.
-		out = slices.DeleteFunc(out, func(o Holder) bool { return o == h })
+		out = slices.DeleteFunc(out, h.is)
 		if e.Kind == Created {
 			out = append(out, h)
 		}
