@@ -38,7 +38,8 @@ type Shard struct {
 	wheel   wheel
 	sweep   sweep
 	credits int64
-	hand    uint32 // where evict goes on
+	hand    uint32        // where evict goes on
+	swept   atomic.Uint32 // Table.sweeps as of the last sweep carried out
 	// generation numbers sessions; its low 24 bits go into their state words.
 	generation uint32
 	mem        [3]region

@@ -137,6 +137,23 @@ type sweep struct {
 	flush, purge          bool // everything; what handoff servers gave
 }
 
+// Swept says whether every shard has carried out the last Flush, FlushHandoff
+// and RemoveStatic. Any goroutine.
+func (t *Table) Swept() bool {
+	want := t.sweeps()
+	for _, s := range t.shards {
+		if s.swept.Load() != want {
+			return false
+		}
+	}
+	return true
+}
+
+// sweeps counts all calls that start a sweep.
+func (t *Table) sweeps() uint32 {
+	return t.sweepStatics.Load() + t.sweepAll.Load() + t.sweepHandoff.Load()
+}
+
 // sweepSome goes on with the walk, or begins one, and says how much of the
 // budget it used.
 func (s *Shard) sweepSome(budget int, removed *int) (used int) {
@@ -150,6 +167,7 @@ func (s *Shard) sweepSome(budget int, removed *int) (used int) {
 	for ; w.active && used < budget; used++ {
 		if int(w.at) == len(s.index64.tags) {
 			w.active, w.flush, w.purge = false, false, false
+			s.swept.Store(w.statics + w.all + w.handoff)
 			break
 		}
 		*removed += s.sweepBucket(w.at)

@@ -172,6 +172,7 @@ func printStatus(w *bufio.Writer, st *server.Status) {
 	k := &st.Counters
 	fmt.Fprintf(w, "datagrams %d received, %d sent, %d not sent\n", k.Received, k.Sent, k.SendErrors)
 	fmt.Fprintf(w, "entries %d created, %d deleted, %d refused among others\n", k.Created, k.Deleted, k.EntriesRefused)
+	fmt.Fprintf(w, "packets %d refused beside entries that were not\n", k.PacketsRefused)
 	fmt.Fprintf(w, "NAT64s %d authenticated, %d tokens rotated\n", k.Authenticated, k.Rotations)
 	printCounts(w, "accepted", k.Accepted)
 	printCounts(w, "refused", k.Refused)

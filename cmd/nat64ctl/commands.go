@@ -19,10 +19,11 @@ const answerTimeout = 10 * time.Second
 
 // request is what the user gave to one command.
 type request struct {
-	words  []string
-	watch  bool
-	all    bool
-	filter control.SessionFilter
+	words   []string
+	watch   bool
+	all     bool
+	handoff bool
+	filter  control.SessionFilter
 }
 
 // command is one row of the table of commands.
@@ -37,7 +38,7 @@ type command struct {
 
 // laterCommands are part of the interface, but their feature does not exist yet.
 func laterCommands() []string {
-	return []string{"servers", "set", "trace", "capture", "flush", "reload", "top"}
+	return []string{"set", "trace", "capture", "reload", "top"}
 }
 
 func commands() []command {
@@ -71,8 +72,26 @@ func commands() []command {
 			name: "bib", usage: "list | add PROTOCOL CLIENT MAPPED | remove PROTOCOL MAPPED", summary: "the mappings", text: bibHelp,
 			run: (*request).bib,
 		},
+		{name: "servers", summary: "the handoff servers", text: serversHelp, run: (*request).servers},
+		{
+			name: "flush", usage: "[--handoff]", summary: "end sessions, or forget what handoff servers gave", text: flushHelp,
+			flags: func(fs *flag.FlagSet, r *request) { fs.BoolVar(&r.handoff, "handoff", false, "") },
+			run:   (*request).flush,
+		},
 	}
 }
+
+const serversHelp = `Shows the IPv4 hosts that the handoff protocol has to do with:
+
+  handoff   has the connection table and is asked for entries
+  down      had it, but its port is closed now
+  unknown   was told of connections and never answered
+`
+
+const flushHelp = `Ends every session. Connections break, unless a handoff server has their entries.
+
+  --handoff   only what handoff servers gave: nothing breaks, they are asked again
+`
 
 const sessionsHelp = `Shows the sessions that match every filter:
 
@@ -110,7 +129,7 @@ func commandNames() string {
 const optionsHelp = `
 Options:
   --socket PATH   the control socket of nat64d (` + defaultSocket + `)
-  --json          for programs: one JSON object (sessions and bib list: one a line)
+  --json          for programs: one JSON object (sessions, bib list and servers: one a line)
 `
 
 func helpText() string {
@@ -234,6 +253,36 @@ func (r *request) sessions(ctx context.Context, p *program) error {
 		return err
 	}
 	return t.close()
+}
+
+func (r *request) servers(ctx context.Context, p *program) error {
+	if err := r.noWords("servers"); err != nil {
+		return err
+	}
+	if p.json {
+		return p.client.Servers(ctx, func(s control.HandoffServer) error { return p.printJSON(s) })
+	}
+	t := newServerTable(p.out)
+	if err := p.client.Servers(ctx, t.add); err != nil {
+		return err
+	}
+	return t.close()
+}
+
+func (r *request) flush(ctx context.Context, p *program) error {
+	if err := r.noWords("flush"); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	if err := p.client.Flush(ctx, r.handoff); err != nil {
+		return err
+	}
+	what := "sessions"
+	if r.handoff {
+		what = "handoff"
+	}
+	return p.report(map[string]string{"flushed": what}, "flushed %s\n", what)
 }
 
 func (r *request) bib(ctx context.Context, p *program) error {

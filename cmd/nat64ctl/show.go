@@ -158,6 +158,23 @@ func endpoint(a netip.AddrPort) string {
 	return a.String()
 }
 
+// serverTable prints handoff servers as they arrive. Used by one goroutine.
+type serverTable struct{ *table }
+
+func newServerTable(out *bufio.Writer) serverTable {
+	return serverTable{newTable(out, "SERVER", "STATE", ">ENTRIES", ">HEARD")}
+}
+
+func (t serverTable) add(s control.HandoffServer) error {
+	heard := "never"
+	if s.LastHeardS != nil {
+		heard = span(*s.LastHeardS) + " ago"
+	}
+	return t.row(s.Server.String(), s.State, count(uint64(s.Entries)), heard)
+}
+
+func (t serverTable) close() error { return t.closeCounted("server", "servers") }
+
 // bibTable prints mappings as they arrive. Used by one goroutine.
 type bibTable struct{ *table }
 

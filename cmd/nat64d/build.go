@@ -64,7 +64,12 @@ func tableFrom(c *config.Config, shards int) conntrack.Config {
 		Timeouts: conntrack.Timeouts{
 			UDP: ticks(c.Timeouts.UDP), ICMP: ticks(c.Timeouts.ICMP), TCPEstablished: ticks(c.Timeouts.TCPEstablished),
 			TCPTransitory: ticks(c.Timeouts.TCPTransitory), TCPIncomingSYN: ticks(c.Timeouts.TCPIncomingSYN),
+			Entry: ticks(c.Timeouts.TCPEstablished),
 		},
+	}
+	if h := c.Handoff; h.Enabled {
+		t.Entries = h.CacheEntries
+		t.Reserved = []uint16{teredoPort, uint16(h.ServerPort), uint16(h.ClientPort)}
 	}
 	for _, p := range c.Pool4 {
 		for a := p.Prefix.Addr(); p.Prefix.Contains(a); a = a.Next() {
@@ -82,19 +87,47 @@ func tableFrom(c *config.Config, shards int) conntrack.Config {
 	return t
 }
 
+// Ports that mean something to handoff (handoff draft §9, §10).
+const (
+	discardPort = 9    // validation packets come to it
+	teredoPort  = 3544 // never a mapped port
+)
+
 func filterFrom(c *config.Config) xsk.FilterConfig {
-	f := xsk.FilterConfig{Pool6: c.Pool6}
+	f := xsk.FilterConfig{Pool6: c.Pool6, OtherProtocols: c.Handoff.Enabled, KernelProtocols: c.KernelProtocols}
 	for _, p := range c.Pool4 {
 		var ports []xsk.PortRange
 		for _, r := range p.Ports {
 			ports = append(ports, xsk.PortRange{First: r[0], Last: r[1]})
 		}
-		f.Pool4 = append(f.Pool4, xsk.Pool4{Prefix: p.Prefix, TCP: ports, UDP: ports, ICMP: ports})
+		udp := ports
+		if c.Handoff.Enabled {
+			udp = append(without(ports, uint16(c.Handoff.ClientPort)), xsk.PortRange{First: discardPort, Last: discardPort})
+		}
+		f.Pool4 = append(f.Pool4, xsk.Pool4{Prefix: p.Prefix, TCP: ports, UDP: udp, ICMP: ports})
 	}
 	for _, s := range c.StaticBIB {
 		f.Statics = append(f.Statics, xsk.Static{Proto: xsk.Proto(protoFrom(s.Protocol)), Addr: s.Mapped})
 	}
 	return f
+}
+
+// without cuts a port out of ranges: that of the control channel, which stays
+// with the kernel.
+func without(ranges []xsk.PortRange, port uint16) (out []xsk.PortRange) {
+	for _, r := range ranges {
+		if port < r.First || r.Last < port {
+			out = append(out, r)
+			continue
+		}
+		if r.First < port {
+			out = append(out, xsk.PortRange{First: r.First, Last: port - 1})
+		}
+		if port < r.Last {
+			out = append(out, xsk.PortRange{First: port + 1, Last: r.Last})
+		}
+	}
+	return out
 }
 
 // ticks rounds up, so that no lifetime becomes zero.

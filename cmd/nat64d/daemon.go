@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 	"handoff64/conntrack"
 	"handoff64/dataplane"
 	"handoff64/dataplane/nexthop"
+	"handoff64/handoff"
 	"handoff64/ring"
 	"handoff64/ring/xsk"
 )
@@ -39,7 +41,10 @@ type translator struct {
 	table   *conntrack.Table
 	hops    *nexthop.Table
 	workers []*dataplane.Worker
-	cpus    []int // of each worker, -1 where it is not pinned
+	handoff *handoff.Worker    // nil when handoff is off
+	servers *conntrack.Servers // the same
+	links   []*handoff.Link    // of each worker
+	cpus    []int              // of each worker, -1 where it is not pinned
 	rules   *dataplane.Rules
 }
 
@@ -74,6 +79,12 @@ func (d *daemon) serve(ctx context.Context, ready func()) (err error) {
 	if err := d.makeWorkers(t); err != nil {
 		return err
 	}
+	if t.handoff, err = d.openHandoff(t); err != nil {
+		return err
+	}
+	if t.handoff != nil {
+		defer undo("close the control channel", t.handoff.Close)
+	}
 
 	server, err := control.Start(d.cfg.ControlSocket, d.cfg.Metrics, d, d.log)
 	if err != nil {
@@ -101,6 +112,13 @@ func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
 		})
 	}
 	wg.Go(func() { d.followMACs(ctx, t) })
+	if t.handoff != nil {
+		wg.Go(func() {
+			if err := t.handoff.Run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	d.run.Store(t)
 	ready()
 	<-ctx.Done()
@@ -193,11 +211,25 @@ func (d *daemon) makeWorkers(t *translator) error {
 	}
 	t.rules = rules
 	parts := t.device.Workers()
+	if d.cfg.Handoff.Enabled {
+		if t.servers, err = conntrack.NewServers(maxServers, rand32()); err != nil {
+			return err
+		}
+	}
 	group := dataplane.NewGroup(len(parts))
 	for i, part := range parts {
+		var link *dataplane.Handoff
+		if t.servers != nil {
+			l := handoff.NewLink(linkSize)
+			t.links = append(t.links, l)
+			link = &dataplane.Handoff{
+				Out: l.Out, In: l.In, Back: l.Back, Lend: l.Lend, Servers: t.servers, Wake: func() { t.handoff.Wake() },
+			}
+		}
 		w, err := dataplane.NewWorker(dataplane.Config{
 			ID: i, Table: t.table, Shard: t.table.Shard(i), Hops: t.hops, UMEM: t.device.UMEM(), Frames: part.Frames,
 			Ports: [2][]ring.Port{part.IPv6, part.IPv4}, Group: group, Rules: rules, Seed: uint64(time.Now().UnixNano()) + uint64(i),
+			Handoff: link,
 		})
 		if err != nil {
 			return err
@@ -210,6 +242,41 @@ func (d *daemon) makeWorkers(t *translator) error {
 		t.cpus = append(t.cpus, cpu)
 	}
 	return nil
+}
+
+// maxServers is how many handoff servers are known at one time, and linkSize
+// how many records may be underway between a worker and the handoff worker.
+const (
+	maxServers = 1 << 16
+	linkSize   = 4096
+)
+
+func rand32() (secret [32]byte) {
+	rand.Read(secret[:]) // never fails (crypto/rand)
+	return secret
+}
+
+// openHandoff opens the control channels; nil when handoff is off.
+func (d *daemon) openHandoff(t *translator) (*handoff.Worker, error) {
+	h := d.cfg.Handoff
+	if !h.Enabled {
+		return nil, nil
+	}
+	c := handoff.Config{
+		Pool6: d.cfg.Pool6, ServerPort: uint16(h.ServerPort), ClientPort: uint16(h.ClientPort),
+		KeyFile: h.KeyFile, KeyRotation: h.KeyRotation, BatchDelay: h.BatchDelay,
+		StrangersPerSecond: h.StrangerPacketsPerSecond, Links: t.links, Owner: t.table.Owner, Servers: t.servers,
+		UMEM: t.device.UMEM(), Walk: t.table.Sessions, Log: d.log,
+	}
+	for _, p := range d.cfg.Pool4 {
+		for a := p.Prefix.Addr(); p.Prefix.Contains(a); a = a.Next() {
+			c.Pool4 = append(c.Pool4, addr4(a))
+		}
+	}
+	for _, w := range t.workers {
+		c.WorkerWake = append(c.WorkerWake, w.Wake)
+	}
+	return handoff.Open(c)
 }
 
 // defaultTables is where the sessions lie that a restart takes up again: in

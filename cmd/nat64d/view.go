@@ -10,6 +10,7 @@ import (
 	"handoff64/cmd/nat64d/control"
 	"handoff64/conntrack"
 	"handoff64/dataplane"
+	"handoff64/handoff"
 	"handoff64/ring/xsk"
 )
 
@@ -40,6 +41,15 @@ func (d *daemon) Status() control.Status {
 	stats := t.table.Stats()
 	s.Sessions.Used = int(stats.Used)
 	s.BIB.Used = int(stats.BIB + stats.Statics)
+	s.Handoff = control.HandoffStatus{Enabled: t.handoff != nil, CachedEntries: int(stats.Entries)}
+	if t.handoff != nil {
+		t.handoff.ServersInfo(func(i handoff.ServerInfo) bool {
+			if i.State == conntrack.ServerHandoff {
+				s.Handoff.Servers++
+			}
+			return true
+		})
+	}
 	return s
 }
 
@@ -75,7 +85,71 @@ func (d *daemon) Stats() control.Stats {
 	s.Passed = control.PerSide{IPv6: c.Passed[dataplane.IPv6], IPv4: c.Passed[dataplane.IPv4]}
 	s.Parked, s.Generated = c.Parked, c.Generated
 	dataplane.EachReason(func(r dataplane.DropReason, row dataplane.Reason) { s.Drops[row.Name] = c.Drops[r] })
+	if t != nil && t.handoff != nil {
+		t.addHandoff(&s)
+	}
 	return s
+}
+
+// strangerReason is the one drop that happens behind the workers: they count a
+// packet that they give to the handoff worker as passed on.
+var strangerReason = dataplane.Reason{
+	Name: "stranger_limited", Step: "handoff",
+	Sentence: "A packet of a host that nobody has checked was not sent back: the limit on such answers.", Section: "handoff draft §9, §12",
+}
+
+// addHandoff completes the counters with those of the handoff worker.
+func (t *translator) addHandoff(s *control.Stats) {
+	h, stats := t.handoff.Stats(), t.table.Stats()
+	s.Handoff = control.HandoffCounts{
+		Notifications: h.Notifications, Queries: h.Queries, Replies: h.Replies, EntriesCached: stats.Cached,
+		EntriesPurged: stats.Purged, Tunnelled: h.Tunnelled, Invalid: h.Invalid,
+	}
+	s.Drops[strangerReason.Name] = h.Limited
+	fromIPv4 := min(h.Limited, s.Passed.IPv4)
+	s.Passed.IPv4 -= fromIPv4
+	s.Passed.IPv6 -= min(h.Limited-fromIPv4, s.Passed.IPv6)
+}
+
+// Servers implements control.Daemon.
+func (d *daemon) Servers(yield func(control.HandoffServer) bool) {
+	t := d.run.Load()
+	if t == nil || t.handoff == nil {
+		return
+	}
+	t.handoff.ServersInfo(func(i handoff.ServerInfo) bool {
+		s := control.HandoffServer{Server: i.Server, State: i.State.String(), Entries: i.Entries}
+		if !i.LastHeard.IsZero() {
+			ago := time.Since(i.LastHeard).Seconds()
+			s.LastHeardS = &ago
+		}
+		return yield(s)
+	})
+}
+
+// flushPatience is how long Flush waits for the workers, who do it bit by bit.
+const flushPatience = 5 * time.Second
+
+// Flush implements control.Daemon.
+func (d *daemon) Flush(handoffOnly bool) error {
+	t := d.run.Load()
+	if t == nil {
+		return errNotReady
+	}
+	done := t.table.Flush
+	if handoffOnly {
+		done = t.table.FlushHandoff
+	}
+	done()
+	for deadline := time.Now().Add(flushPatience); !t.table.Swept(); time.Sleep(time.Millisecond) {
+		for _, w := range t.workers {
+			w.Wake()
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("the workers are still at it after %v", flushPatience)
+		}
+	}
+	return nil
 }
 
 func traffic(packets, octets [2]uint64) control.Traffic {
@@ -94,6 +168,12 @@ func (d *daemon) DropReasons() []control.DropReason {
 			Name: row.Name, Count: counts[row.Name], Step: row.Step, Sentence: row.Sentence, Section: row.Section,
 		})
 	})
+	if d.cfg.Handoff.Enabled {
+		row := strangerReason
+		out = append(out, control.DropReason{
+			Name: row.Name, Count: counts[row.Name], Step: row.Step, Sentence: row.Sentence, Section: row.Section,
+		})
+	}
 	return out
 }
 
@@ -104,7 +184,9 @@ func (d *daemon) Sessions(_ control.SessionFilter, yield func(control.Session) b
 		return
 	}
 	now := d.clock()
-	t.table.Sessions(func(i conntrack.SessionInfo) bool { return yield(t.session(&i, now)) })
+	t.table.Sessions(func(i conntrack.SessionInfo) bool {
+		return i.Key.Proto == conntrack.Entry || yield(t.session(&i, now)) // entries are no sessions: status counts them
+	})
 }
 
 func (t *translator) session(i *conntrack.SessionInfo, now conntrack.Tick) control.Session {

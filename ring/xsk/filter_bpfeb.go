@@ -21,6 +21,7 @@ type filterConfig struct {
 	ServeIpv4  uint8
 	Mac        [6]uint8
 	Pad        uint32
+	Protocols  [32]uint8
 	Pool6      [16]struct {
 		_    structs.HostLayout
 		Net  [2]uint64

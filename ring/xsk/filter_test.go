@@ -305,8 +305,15 @@ func TestFilterForgetsFragments(t *testing.T) {
 // are variations of the table's: fields exchanged for other interesting
 // values, octets changed, ends cut off.
 func TestFilterAgainstReference(t *testing.T) {
-	f := loadForTest(t, testConfig(), true, true, true)
-	ref := newReference(testConfig(), testMAC, true, true)
+	handoff := testConfig()
+	handoff.OtherProtocols, handoff.KernelProtocols = true, []uint8{47, 50}
+	t.Run("plain", func(t *testing.T) { compareWithReference(t, testConfig()) })
+	t.Run("handoff", func(t *testing.T) { compareWithReference(t, handoff) })
+}
+
+func compareWithReference(t *testing.T, cfg FilterConfig) {
+	f := loadForTest(t, cfg, true, true, true)
+	ref := newReference(cfg, testMAC, true, true)
 	var frames [][]byte
 	for _, cases := range [][]verdictCase{ipv6Cases(), ipv4Cases(), icmpCases(), fragmentCases()} {
 		for _, c := range cases {

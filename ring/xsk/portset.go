@@ -49,6 +49,11 @@ type FilterConfig struct {
 	Pool4           []Pool4
 	Statics         []Static
 	FragmentTimeout time.Duration // 0: 2 s
+
+	// OtherProtocols makes everything to pool4 that is neither TCP, UDP nor ICMP
+	// the translator's (handoff draft §8), but for the KernelProtocols.
+	OtherProtocols  bool
+	KernelProtocols []uint8
 }
 
 // portSet has one bit per port: a set bit is the translator's.
@@ -149,6 +154,9 @@ func (c *FilterConfig) settings(mac [6]byte, serve6, serve4 bool) filterConfig {
 	if serve4 {
 		out.ServeIpv4 = 1
 	}
+	if c.OtherProtocols {
+		out.Protocols = c.protocols()
+	}
 	for i, p := range c.Pool6 {
 		net, mask := p.Masked().Addr().As16(), prefixMask(p.Bits())
 		for w := range 2 {
@@ -157,6 +165,16 @@ func (c *FilterConfig) settings(mac [6]byte, serve6, serve4 bool) filterConfig {
 		}
 	}
 	return out
+}
+
+// protocols has a bit for each protocol without ports that is ours.
+func (c *FilterConfig) protocols() (set [32]uint8) {
+	for p := range 256 {
+		if proto := Proto(p); proto != ICMP && proto != TCP && proto != UDP && !slices.Contains(c.KernelProtocols, uint8(p)) {
+			set[p>>3] |= 1 << (p & 7)
+		}
+	}
+	return set
 }
 
 func prefixMask(bits int) (mask [16]byte) {

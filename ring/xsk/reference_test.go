@@ -84,8 +84,14 @@ func (r *reference) transport(hdr, l4 []byte) bool {
 		case 3, 4, 11, 12:
 			return r.quoted(l4[8:])
 		}
+		return false
 	}
-	return false
+	return r.other(hdr[9])
+}
+
+// other says whether a protocol without ports is ours.
+func (r *reference) other(proto uint8) bool {
+	return r.cfg.OtherProtocols && !slices.Contains(r.cfg.KernelProtocols, proto)
 }
 
 func (r *reference) quoted(quote []byte) bool {
@@ -103,7 +109,7 @@ func (r *reference) quoted(quote []byte) bool {
 	case 1:
 		return (l4[0] == 0 || l4[0] == 8) && r.mapped(src, ICMP, binary.BigEndian.Uint16(l4[4:]))
 	}
-	return false
+	return r.other(quote[9]) && r.inPool4(src)
 }
 
 func (r *reference) inPool4(addr netip.Addr) bool {

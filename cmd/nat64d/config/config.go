@@ -42,6 +42,8 @@ type Config struct {
 	Hairpin         bool
 	Timeouts        Timeouts
 	Limits          Limits
+	KernelProtocols []uint8 // IP protocols that stay the host's although handoff takes all others
+	Handoff         Handoff
 	ControlSocket   string
 	Metrics         string // host:port, "" for none
 	Log             Log
@@ -93,6 +95,17 @@ type Timeouts struct {
 type Limits struct {
 	Sessions            int
 	ICMPErrorsPerSecond int
+}
+
+// Handoff is the handoff protocol's NAT64 side.
+type Handoff struct {
+	Enabled                  bool
+	ServerPort, ClientPort   int
+	KeyFile                  string
+	KeyRotation              time.Duration
+	CacheEntries             int
+	BatchDelay               time.Duration
+	StrangerPacketsPerSecond int
 }
 
 // Log says what is logged and how.
@@ -158,7 +171,12 @@ func defaults() *Config {
 			TCPEstablished: 2*time.Hour + 4*time.Minute, TCPTransitory: 4 * time.Minute,
 			TCPIncomingSYN: 6 * time.Second,
 		},
-		Limits:        Limits{Sessions: 1 << 20, ICMPErrorsPerSecond: 1000},
+		Limits: Limits{Sessions: 1 << 20, ICMPErrorsPerSecond: 1000},
+		Handoff: Handoff{
+			Enabled: true, ServerPort: 64064, ClientPort: 64064, KeyFile: "/var/lib/nat64d/handoff.keys",
+			KeyRotation: 24 * time.Hour, CacheEntries: 1 << 20, BatchDelay: 10 * time.Millisecond,
+			StrangerPacketsPerSecond: 1000,
+		},
 		ControlSocket: "/run/nat64d.sock",
 		Metrics:       "127.0.0.1:9464",
 		Log:           Log{Level: slog.LevelInfo, Format: "text"},

@@ -43,6 +43,10 @@ func encode(t *testing.T, c *Config) []byte {
 	for _, d := range c.DenyIPv4 {
 		deny = append(deny, d.String())
 	}
+	protocols := []int{}
+	for _, p := range c.KernelProtocols {
+		protocols = append(protocols, int(p))
+	}
 	b, err := json.MarshalIndent(object{
 		"ipv6_interface": c.IPv6Interface, "ipv4_interface": c.IPv4Interface,
 		"pool6": c.Pool6, "pool4": pool4, "assign_pool4": c.AssignPool4, "workers": workers, "poll": c.Poll,
@@ -56,8 +60,12 @@ func encode(t *testing.T, c *Config) []byte {
 		"timeouts": object{"udp": c.Timeouts.UDP.String(), "icmp": c.Timeouts.ICMP.String(),
 			"tcp_established": c.Timeouts.TCPEstablished.String(), "tcp_transitory": c.Timeouts.TCPTransitory.String(),
 			"tcp_incoming_syn": c.Timeouts.TCPIncomingSYN.String()},
-		"limits":         object{"sessions": c.Limits.Sessions, "icmp_errors_per_second": c.Limits.ICMPErrorsPerSecond},
-		"control_socket": c.ControlSocket, "metrics": c.Metrics,
+		"limits": object{"sessions": c.Limits.Sessions, "icmp_errors_per_second": c.Limits.ICMPErrorsPerSecond},
+		"handoff": object{"enabled": c.Handoff.Enabled, "server_port": c.Handoff.ServerPort, "client_port": c.Handoff.ClientPort,
+			"key_file": c.Handoff.KeyFile, "key_rotation": c.Handoff.KeyRotation.String(), "cache_entries": c.Handoff.CacheEntries,
+			"batch_delay": c.Handoff.BatchDelay.String(), "stranger_packets_per_second": c.Handoff.StrangerPacketsPerSecond},
+		"kernel_protocols": protocols,
+		"control_socket":   c.ControlSocket, "metrics": c.Metrics,
 		"log": object{"level": strings.ToLower(c.Log.Level.String()), "format": c.Log.Format},
 	}, "", " ")
 	if err != nil {

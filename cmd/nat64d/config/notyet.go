@@ -9,7 +9,6 @@ import "github.com/valyala/fastjson"
 // schema.
 var notYet = []struct{ path, today string }{
 	{"exclusive", `false`},
-	{"kernel_protocols", `[]`},
 	{"local_traffic", `false`},
 	{"tcp_mss_clamp", `"off"`},
 	{"icmp_error_source", `"router"`},
@@ -17,14 +16,6 @@ var notYet = []struct{ path, today string }{
 	{"limits.sessions_per_client", `0`},
 	{"limits.ports_per_client", `0`},
 	{"limits.fragments", ""},
-	{"handoff.enabled", `false`},
-	{"handoff.server_port", ""},
-	{"handoff.client_port", ""},
-	{"handoff.key_file", ""},
-	{"handoff.key_rotation", ""},
-	{"handoff.cache_entries", ""},
-	{"handoff.batch_delay", ""},
-	{"handoff.stranger_packets_per_second", ""},
 	{"log.sessions", `false`},
 }
 

@@ -160,6 +160,26 @@ func duration(dst *time.Duration) reader {
 	}
 }
 
+// shortDuration reads a delay from nothing to a second.
+func shortDuration(dst *time.Duration) reader {
+	const hint = `give a duration from 0s to 1s, such as "10ms"`
+	return func(p *parser, path string, v *fastjson.Value) {
+		s, ok := p.str(path, v, hint)
+		if !ok {
+			return
+		}
+		d, err := time.ParseDuration(s)
+		switch {
+		case err != nil:
+			p.problem(path, describe(v)+" is not a duration", hint)
+		case d < 0 || d > time.Second:
+			p.problem(path, describe(v)+" is out of range", hint)
+		default:
+			*dst = d
+		}
+	}
+}
+
 // list reads an array of at least low and at most high elements.
 func list(low, high int, each reader) reader {
 	return func(p *parser, path string, v *fastjson.Value) {

@@ -58,7 +58,12 @@ func (p *parser) schema() []field {
 		{"limits", object(
 			field{"sessions", integer(&c.Limits.Sessions, 1, maxSessions), ""},
 			field{"icmp_errors_per_second", integer(&c.Limits.ICMPErrorsPerSecond, 0, 1000000), ""}), ""},
-		{"handoff", object(), ""},
+		{"kernel_protocols", list(0, 256, func(p *parser, path string, v *fastjson.Value) {
+			if n, ok := p.number(path, v, 0, 255, "give an IP protocol number, "); ok {
+				c.KernelProtocols = append(c.KernelProtocols, uint8(n))
+			}
+		}), ""},
+		{"handoff", object(handoffFields(&c.Handoff)...), ""},
 		{"control_socket", text(&c.ControlSocket,
 			"give an absolute path of at most "+strconv.Itoa(maxSocketPath)+" octets, such as \"/run/nat64d.sock\"", isSocketPath), ""},
 		{"metrics", text(&c.Metrics, `give address and port, such as "127.0.0.1:9464", or "" for none`, isListenAddress), ""},
@@ -77,6 +82,19 @@ func workerFields(w *Workers) []field {
 				p.checkCPU(path, n)
 			}
 		}), ""},
+	}
+}
+
+func handoffFields(h *Handoff) []field {
+	return []field{
+		{"enabled", boolean(&h.Enabled), ""},
+		{"server_port", integer(&h.ServerPort, 1, 65535), ""},
+		{"client_port", integer(&h.ClientPort, 1, 65535), ""},
+		{"key_file", text(&h.KeyFile, `give an absolute path, such as "/var/lib/nat64d/handoff.keys"`, filepath.IsAbs), ""},
+		{"key_rotation", duration(&h.KeyRotation), ""},
+		{"cache_entries", integer(&h.CacheEntries, 1, maxSessions), ""},
+		{"batch_delay", shortDuration(&h.BatchDelay), ""},
+		{"stranger_packets_per_second", integer(&h.StrangerPacketsPerSecond, 0, 1000000), ""},
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"syscall"
 )
 
@@ -63,6 +64,17 @@ func (c *Client) Sessions(ctx context.Context, f SessionFilter, each func(Sessio
 // BIB calls each for every BIB entry, as they arrive, until it returns an error.
 func (c *Client) BIB(ctx context.Context, each func(BIBEntry) error) error {
 	return stream(ctx, c, "/v1/bib", each)
+}
+
+// Servers calls each for every known handoff server, as they arrive, until it
+// returns an error.
+func (c *Client) Servers(ctx context.Context, each func(HandoffServer) error) error {
+	return stream(ctx, c, "/v1/servers", each)
+}
+
+// Flush ends all sessions, or forgets what handoff servers gave.
+func (c *Client) Flush(ctx context.Context, handoffOnly bool) error {
+	return c.post(ctx, "/v1/flush?handoff="+strconv.FormatBool(handoffOnly), struct{}{})
 }
 
 // AddBIB makes a static mapping.

@@ -32,7 +32,8 @@ type bibRequest struct {
 //
 //	GET  /v1/status, /v1/stats, /v1/drops   one JSON value
 //	GET  /v1/sessions?protocol=…&limit=…    one JSON object a line
-//	GET  /v1/bib                            one JSON object a line
+//	GET  /v1/bib, /v1/servers               one JSON object a line
+//	POST /v1/flush?handoff=true             nothing
 //	POST /v1/bib/add, /v1/bib/remove        {"protocol", "client", "mapped"}
 //
 // Every error is {"error": "…"}.
@@ -53,6 +54,18 @@ func handler(d Daemon) http.Handler {
 		lines := newLineWriter(w)
 		d.BIB(func(e BIBEntry) bool { return lines.write(e) })
 		lines.close()
+	})
+	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) {
+		lines := newLineWriter(w)
+		d.Servers(func(s HandoffServer) bool { return lines.write(s) })
+		lines.close()
+	})
+	mux.HandleFunc("POST /v1/flush", func(w http.ResponseWriter, r *http.Request) {
+		if err := d.Flush(r.URL.Query().Get("handoff") == "true"); err != nil {
+			writeError(w, http.StatusConflict, err)
+			return
+		}
+		writeJSON(w, struct{}{})
 	})
 	mux.HandleFunc("POST /v1/bib/add", changeBIB(func(q bibRequest) error { return d.AddBIB(q.Protocol, q.Client, q.Mapped) }))
 	mux.HandleFunc("POST /v1/bib/remove", changeBIB(func(q bibRequest) error { return d.RemoveBIB(q.Protocol, q.Mapped) }))

@@ -20,6 +20,11 @@ type Daemon interface {
 	AddBIB(proto string, client, mapped netip.AddrPort) error
 	// RemoveBIB takes a static mapping away.
 	RemoveBIB(proto string, mapped netip.AddrPort) error
+	// Servers calls yield for each known handoff server until yield returns false.
+	Servers(yield func(HandoffServer) bool)
+	// Flush ends all sessions, or forgets what handoff servers gave, which they
+	// give again when it is needed. It returns when all of it is gone.
+	Flush(handoffOnly bool) error
 }
 
 // Status is what `nat64ctl status` shows. Plain data, as all types of this file.
@@ -168,4 +173,12 @@ type BIBEntry struct {
 	Mapped   netip.AddrPort `json:"mapped"`
 	Static   bool           `json:"static"`
 	Sessions int            `json:"sessions"`
+}
+
+// HandoffServer is one line of `nat64ctl servers`.
+type HandoffServer struct {
+	Server     netip.Addr `json:"server"`
+	State      string     `json:"state"` // "unknown", "handoff" or "down"
+	Entries    int        `json:"entries"`
+	LastHeardS *float64   `json:"last_heard_s"` // seconds ago; null when never
 }

@@ -99,6 +99,7 @@ struct config {
 	__u8 serve_ipv4; // this interface receives from IPv4 servers
 	__u8 mac[6];     // frames to other addresses are not even the host's
 	__u32 pad;
+	__u8 protocols[32]; // one bit for each protocol without ports: ours, not the host's
 	struct prefix6 pool6[POOL6_MAX];
 };
 
@@ -266,9 +267,16 @@ static __noinline int is_mapped(__be32 addr, __u8 proto, __u16 port)
 	return in_set(index, port) || is_static(addr, proto, port);
 }
 
+// Whether packets of a protocol without ports are ours: a handoff NAT64 sends
+// them to their server.
+static __always_inline int protocol_ours(const struct config *cfg, __u8 proto)
+{
+	return cfg->protocols[proto >> 3] >> (proto & 7) & 1;
+}
+
 // Whether the packet quoted at quote, with len octets of it inside the ICMP
 // error, left from here: RFC 7915 section 4.2 translates its source.
-static __always_inline int quotes_ours(const void *quote, __u32 len, const void *data_end)
+static __always_inline int quotes_ours(const struct config *cfg, const void *quote, __u32 len, const void *data_end)
 {
 	const struct ipv4 *ip = quote;
 
@@ -287,10 +295,10 @@ static __always_inline int quotes_ours(const void *quote, __u32 len, const void 
 	const struct icmp *echo = l4;
 	if (ip->proto == PROTO_ICMP && (echo->type == ICMP_ECHO_REQUEST || echo->type == ICMP_ECHO_REPLY))
 		return is_mapped(ip->src, PROTO_ICMP, bpf_ntohs(echo->id));
-	return 0;
+	return ip->proto != PROTO_ICMP && protocol_ours(cfg, ip->proto) && find_pool4(ip->src);
 }
 
-static __always_inline int icmp_ours(const struct ipv4 *ip, const void *l4, __u32 len, const void *data_end)
+static __always_inline int icmp_ours(const struct config *cfg, const struct ipv4 *ip, const void *l4, __u32 len, const void *data_end)
 {
 	const struct icmp *icmp = l4;
 
@@ -306,21 +314,21 @@ static __always_inline int icmp_ours(const struct ipv4 *ip, const void *l4, __u3
 	case ICMP_SOURCE_QUENCH:
 	case ICMP_TIME_EXCEEDED:
 	case ICMP_PARAMETER_PROBLEM:
-		return quotes_ours(icmp + 1, len - sizeof(*icmp), data_end);
+		return quotes_ours(cfg, icmp + 1, len - sizeof(*icmp), data_end);
 	}
 	return 0;
 }
 
 // A packet or first fragment with len octets behind its header by its own
 // account (Ethernet padding is not part of it).
-static __always_inline int transport_ours(const struct ipv4 *ip, __u32 hdr_len, __u32 len, const void *data_end)
+static __always_inline int transport_ours(const struct config *cfg, const struct ipv4 *ip, __u32 hdr_len, __u32 len, const void *data_end)
 {
 	const void *l4 = after_ipv4(ip, hdr_len);
 
 	if (ip->proto == PROTO_ICMP)
-		return icmp_ours(ip, l4, len, data_end);
+		return icmp_ours(cfg, ip, l4, len, data_end);
 	if (ip->proto != PROTO_TCP && ip->proto != PROTO_UDP)
-		return 0;
+		return protocol_ours(cfg, ip->proto);
 	const struct ports *ports = l4;
 	if ((const void *)(ports + 1) > data_end || len < sizeof(*ports))
 		return 0;
@@ -342,7 +350,7 @@ static __always_inline int ipv4_ours(const struct config *cfg, const struct ipv4
 		const __u64 *since = bpf_map_lookup_elem(&fragments, &key);
 		return since && bpf_ktime_get_ns() - *since <= cfg->fragment_ns;
 	}
-	int ours = transport_ours(ip, hdr_len, total_len - hdr_len, data_end);
+	int ours = transport_ours(cfg, ip, hdr_len, total_len - hdr_len, data_end);
 	if (!(ip->fragment & bpf_htons(MORE_FRAGMENTS)))
 		return ours;
 	if (ours) {

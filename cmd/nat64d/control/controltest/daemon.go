@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"handoff64/cmd/nat64d/control"
 )
@@ -18,6 +19,8 @@ type Daemon struct {
 	StatsValue   func() control.Stats
 	DropsValue   []control.DropReason
 	SessionsFunc func(yield func(control.Session) bool)
+	ServersValue []control.HandoffServer
+	Flushed      atomic.Pointer[bool] // how Flush was called last
 
 	mu  sync.Mutex
 	bib []control.BIBEntry
@@ -25,6 +28,14 @@ type Daemon struct {
 
 // Addr is netip.MustParseAddrPort under a shorter name.
 func Addr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+func exampleServers() []control.HandoffServer {
+	ago := 3.5
+	return []control.HandoffServer{
+		{Server: netip.MustParseAddr("198.51.100.10"), State: "handoff", Entries: 1234, LastHeardS: &ago},
+		{Server: netip.MustParseAddr("203.0.113.9"), State: "unknown", Entries: 2},
+	}
+}
 
 // New returns a daemon in the middle of ordinary work, with figures that differ
 // from one another wherever they could be mixed up.
@@ -44,6 +55,7 @@ func New() *Daemon {
 				}
 			}
 		},
+		ServersValue: exampleServers(),
 		bib: []control.BIBEntry{
 			{Protocol: "tcp", Client: Addr("[2001:db8::5]:80"), Mapped: Addr("192.0.2.1:8080"), Static: true, Sessions: 3},
 			{Protocol: "udp", Client: Addr("[2001:db8::17]:53186"), Mapped: Addr("192.0.2.1:3719"), Sessions: 1},
@@ -119,6 +131,21 @@ func (d *Daemon) BIB(yield func(control.BIBEntry) bool) {
 			return
 		}
 	}
+}
+
+// Servers implements control.Daemon.
+func (d *Daemon) Servers(yield func(control.HandoffServer) bool) {
+	for _, s := range d.ServersValue {
+		if !yield(s) {
+			return
+		}
+	}
+}
+
+// Flush implements control.Daemon.
+func (d *Daemon) Flush(handoffOnly bool) error {
+	d.Flushed.Store(&handoffOnly)
+	return nil
 }
 
 // AddBIB is part of control.Daemon.
