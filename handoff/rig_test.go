@@ -85,7 +85,7 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 		Pool4: []uint32{ownAddr, otherOwn}, Pool6: rigPool6, ServerPort: freePort(t), ClientPort: freePort(t),
 		KeyFile: filepath.Join(t.TempDir(), "keys"), KeyRotation: 24 * time.Hour, BatchDelay: 10 * time.Millisecond,
 		StrangersPerSecond: 1000,
-		Owner:              func(c conntrack.Addr6, port uint16) int { return int(c.Lo) % rigLinks },
+		Owner:              func(c conntrack.Addr6, port uint16) int { return int(c.Lo % rigLinks) },
 		Servers:            servers, UMEM: r.umem,
 		Walk: func(f func(conntrack.SessionInfo) bool) {
 			for _, s := range r.sessions {

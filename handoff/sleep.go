@@ -64,7 +64,7 @@ func (w *Worker) rest(ctx context.Context) error {
 		return nil
 	}
 	s.limit = unix.NsecToTimespec(max(w.deadline()-int64(w.clock().Sub(w.start)), 0))
-	s.fds = [2]unix.PollFd{{Fd: w.sock.fd, Events: unix.POLLIN}, {Fd: int32(s.event), Events: unix.POLLIN}}
+	s.fds = [2]unix.PollFd{{Fd: w.sock.ready[0].Fd, Events: unix.POLLIN}, {Fd: int32(s.event), Events: unix.POLLIN}}
 	if _, err := unix.Ppoll(s.fds[:], &s.limit, nil); err != nil && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("handoff: poll on the control socket: %w", err)
 	}

@@ -166,8 +166,13 @@ func (w *Worker) round() (worked bool) {
 	for i := range w.links {
 		worked = w.takeFrom(i) || worked
 	}
-	worked = w.readErrors() || worked
-	worked = w.receive() || worked
+	datagrams, failures := w.sock.poll()
+	if failures {
+		worked = w.readErrors() || worked
+	}
+	if datagrams {
+		worked = w.receive() || worked
+	}
 	w.startWalk()
 	worked = w.takeFound() || worked
 	worked = w.resend() || worked

@@ -1,0 +1,6 @@
+//go:build !race
+
+package handoff
+
+// poolAllocs is what sending may allocate: nothing.
+const poolAllocs = 0
