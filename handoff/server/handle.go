@@ -88,14 +88,24 @@ func (h *handler) receive(d *datagram) outcome {
 }
 
 // act does what an authenticated payload asks for. An entry comes first: the
-// packet beside it may be one of its own.
+// packet beside it may be one of its own. Once the entry has been stored the
+// payload is an accepted one, whatever is wrong with the packet.
 func (h *handler) act(d *datagram, c *channel, p *wire.Payload) outcome {
-	if p.Has(wire.TypeEntry) {
-		o := h.notify(d, c, p.Authenticator, &p.Entry)
-		if o.refused() || p.PacketVersion == 0 {
-			return o
-		}
+	if !p.Has(wire.TypeEntry) {
+		return h.embedded(d, c, p)
 	}
+	o := h.notify(d, c, p.Authenticator, &p.Entry)
+	if o.refused() || p.PacketVersion == 0 {
+		return o
+	}
+	if with := h.embedded(d, c, p); !with.refused() {
+		return with
+	}
+	h.counts.packetsRefused.Add(1)
+	return o
+}
+
+func (h *handler) embedded(d *datagram, c *channel, p *wire.Payload) outcome {
 	if p.PacketVersion == 6 {
 		return h.query(d, c, p)
 	}

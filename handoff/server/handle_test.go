@@ -360,6 +360,11 @@ func TestEntryAndPacket(t *testing.T) {
 	}
 	x.entryAnswer(as[:1], 3719, 53186, goodAuth, nil)
 	x.entryAnswer(as[1:], 3719, 53186, goodAuth, p.packet)
+	p.packet = ip6(clientAddr, clientAddr, packet.ProtoTCP, tcp(53186, 80)) // not for this host
+	x.entryAnswer(x.want(p, notified), 3719, 53186, goodAuth, nil)
+	if x.h.counts.packetsRefused.Load() != 1 {
+		t.Error("the packet's refusal is not counted")
+	}
 	p.entry.MappedPort = 80
 	x.want(p, refusedMappedPort)
 }

@@ -104,6 +104,7 @@ type counters struct {
 	authenticated  atomic.Uint64 // validations that succeeded
 	rotations      atomic.Uint64
 	entriesRefused atomic.Uint64 // of multi-entry payloads that were otherwise accepted
+	packetsRefused atomic.Uint64 // beside entries that were accepted
 	created        atomic.Uint64
 	deleted        atomic.Uint64
 	commits        atomic.Uint64 // transactions

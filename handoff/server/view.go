@@ -66,6 +66,7 @@ type Counters struct {
 	Accepted       map[string]uint64 `json:"accepted"`
 	Refused        map[string]uint64 `json:"refused"`
 	EntriesRefused uint64            `json:"entries_refused"`
+	PacketsRefused uint64            `json:"packets_refused"`
 	Authenticated  uint64            `json:"authenticated"`
 	Rotations      uint64            `json:"rotations"`
 	Created        uint64            `json:"created"`
@@ -204,7 +205,7 @@ func (c *counters) describe(out *Counters) {
 	*out = Counters{
 		Received: c.received.Load(), ReceivedOctets: c.receivedOctets.Load(),
 		Sent: c.sent.Load(), SentOctets: c.sentOctets.Load(), SendErrors: c.sendErrors.Load(),
-		EntriesRefused: c.entriesRefused.Load(), Authenticated: c.authenticated.Load(), Rotations: c.rotations.Load(),
+		EntriesRefused: c.entriesRefused.Load(), PacketsRefused: c.packetsRefused.Load(), Authenticated: c.authenticated.Load(), Rotations: c.rotations.Load(),
 		Created: c.created.Load(), Deleted: c.deleted.Load(), Transactions: c.commits.Load(),
 		Accepted: map[string]uint64{}, Refused: map[string]uint64{},
 	}
