@@ -49,6 +49,8 @@ var table = []row{
 	{"tools/lab/...", []string{"tools/lab/...", "bench/...", "cmd/nat64d/config", "cmd/nat64d/control", "conntrack/...", "dataplane/...", "handoff/...", "ring/..."}, nil},
 	{"tools/imports", nil, nil},
 	{"tools/testreport", nil, nil},
+	{"tools/documents", nil, nil},
+	{"tools/dissector", nil, nil},
 	{"bench/...", []string{"bench/...", "conntrack/...", "dataplane/...", "handoff/...", "ring/..."}, nil},
 }
 
