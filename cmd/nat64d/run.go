@@ -83,6 +83,8 @@ func newLogger(c *config.Config, w io.Writer) *slog.Logger {
 func runDaemon(c *config.Config, log *slog.Logger, pprofAddr, tables string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
+	stopHangup := ignoreHangup(log)
+	defer stopHangup()
 	if tables != "" {
 		if err := os.MkdirAll(tables, 0o700); err != nil {
 			return fmt.Errorf("session tables: %w", err)
@@ -107,6 +109,22 @@ func runDaemon(c *config.Config, log *slog.Logger, pprofAddr, tables string) err
 		log.Info("stopped")
 	}
 	return err
+}
+
+// ignoreHangup keeps SIGHUP from ending the process: whoever sends it wants the
+// configuration read anew, which comes with a later version.
+func ignoreHangup(log *slog.Logger) (stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, syscall.SIGHUP)
+	go func() {
+		for range c {
+			log.Warn("SIGHUP: reloading comes with a later version; restart nat64d, its sessions survive that")
+		}
+	}()
+	return func() {
+		signal.Stop(c)
+		close(c)
+	}
 }
 
 // servePprof serves the profiler on a listener of its own, so that the metrics

@@ -1,0 +1,207 @@
+package main
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/gopacket/gopacket/pcapgo"
+)
+
+// capture is a file of packets at times counted from the first one.
+type capture []struct {
+	at     time.Duration
+	packet []byte
+}
+
+func (c capture) write(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := pcapgo.NewWriterNanos(f)
+	if err := w.WriteFileHeader(65535, layers.LinkTypeEthernet); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Date(2026, 1, 2, 3, 4, 5, 678901234, time.UTC)
+	for _, p := range c {
+		info := gopacket.CaptureInfo{Timestamp: start.Add(p.at), CaptureLength: len(p.packet), Length: len(p.packet)}
+		if err := w.WritePacket(info, p.packet); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path
+}
+
+func serialize(t *testing.T, ls ...gopacket.SerializableLayer) []byte {
+	t.Helper()
+	b := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ls...); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+var (
+	mac     = net.HardwareAddr{2, 0, 0, 0, 9, 9}
+	client  = net.ParseIP("2001:db8::17")
+	server4 = net.ParseIP("203.0.113.5").To4()
+	server6 = net.ParseIP("64:ff9b::203.0.113.5")
+)
+
+func query(t *testing.T, hopLimit uint8) []byte {
+	ip := &layers.IPv6{Version: 6, HopLimit: hopLimit, NextHeader: layers.IPProtocolUDP, SrcIP: client, DstIP: server6}
+	u := &layers.UDP{SrcPort: 40000, DstPort: 5300}
+	u.SetNetworkLayerForChecksum(ip)
+	return serialize(t, &layers.Ethernet{SrcMAC: mac, DstMAC: mac, EthernetType: layers.EthernetTypeIPv6}, ip, u, gopacket.Payload("question"))
+}
+
+func answer(t *testing.T, port layers.UDPPort) []byte {
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: server4, DstIP: net.IPv4(192, 0, 2, 1)}
+	u := &layers.UDP{SrcPort: 5300, DstPort: port}
+	u.SetNetworkLayerForChecksum(ip)
+	return serialize(t, &layers.Ethernet{SrcMAC: mac, DstMAC: mac, EthernetType: layers.EthernetTypeIPv4}, ip, u, gopacket.Payload("answer"))
+}
+
+const replayConfig = `{"ipv6_interface": "six", "ipv4_interface": "four", "pool4": [{"address": "192.0.2.1", "ports": "1024-65535"}],
+ "timeouts": {"udp": "2s"}, "handoff": {"enabled": false}}`
+
+// runReplay returns stdout and both output files.
+func runReplay(t *testing.T, in6, in4 capture, flags ...string) (stdout string, out6, out4 []byte) {
+	t.Helper()
+	dir := t.TempDir()
+	cfg := filepath.Join(dir, "nat64d.json")
+	if err := os.WriteFile(cfg, []byte(replayConfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f6, f4 := filepath.Join(dir, "six.pcap"), filepath.Join(dir, "four.pcap")
+	var out, errs bytes.Buffer
+	args := append([]string{"replay", "--config", cfg, "--ipv6-in", in6.write(t, "6.pcap"), "--ipv4-in", in4.write(t, "4.pcap"),
+		"--ipv6-out", f6, "--ipv4-out", f4}, flags...)
+	if code := dispatch(args, &out, &errs); code != exitOK {
+		t.Fatalf("exit code %d: %s", code, errs.String())
+	}
+	for path, dst := range map[string]*[]byte{f6: &out6, f4: &out4} {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*dst = data
+	}
+	return out.String(), out6, out4
+}
+
+func packets(t *testing.T, file []byte) (all []gopacket.Packet) {
+	t.Helper()
+	r, err := pcapgo.NewReader(bytes.NewReader(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		data, _, err := r.ReadPacketData()
+		if err != nil {
+			return all
+		}
+		all = append(all, gopacket.NewPacket(data, layers.LayerTypeEthernet, gopacket.Default))
+	}
+}
+
+func TestReplay(t *testing.T) {
+	in6 := capture{{0, query(t, 64)}, {1500 * time.Millisecond, query(t, 1)}}
+	_, _, first := runReplay(t, in6, capture{})
+	sent := packets(t, first)
+	if len(sent) != 1 {
+		t.Fatalf("%d packets were sent to the server, want 1", len(sent))
+	}
+	u := sent[0].TransportLayer().(*layers.UDP)
+	if dst := sent[0].NetworkLayer().NetworkFlow().Dst().String(); dst != "203.0.113.5" || string(u.Payload) != "question" {
+		t.Fatalf("sent %s", sent[0])
+	}
+	// With the port known, the server can answer: one second later, and long
+	// after the session has expired.
+	in4 := capture{{time.Second, answer(t, u.SrcPort)}, {time.Minute, answer(t, u.SrcPort)}}
+	stdout, out6, out4 := runReplay(t, in6, in4, "--drops")
+	if !bytes.Equal(first, out4[:len(first)]) {
+		t.Error("the same input gave another output")
+	}
+	got := packets(t, out6)
+	if len(got) != 2 {
+		t.Fatalf("%d packets were sent to the client, want the answer and an ICMPv6 error", len(got))
+	}
+	back := got[0].TransportLayer().(*layers.UDP)
+	if got[0].NetworkLayer().NetworkFlow().Dst().String() != client.String() || back.DstPort != 40000 || string(back.Payload) != "answer" {
+		t.Errorf("the answer became %s", got[0])
+	}
+	if e, ok := got[1].Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); !ok || e.TypeCode != layers.CreateICMPv6TypeCode(3, 0) {
+		t.Errorf("the packet with hop limit 1 was answered by %s", got[1])
+	}
+	for _, want := range []string{"received on IPv6  2", "received on IPv4  2", "dropped  2", "hop_limit 1", "no_mapping 1"} {
+		if !strings.Contains(strings.Join(strings.Fields(stdout), " "), strings.Join(strings.Fields(want), " ")) {
+			t.Errorf("the output lacks %q:\n%s", want, stdout)
+		}
+	}
+}
+
+func TestReplayIsRepeatable(t *testing.T) {
+	var in6 capture
+	for i := range 50 {
+		in6 = append(in6, capture{{time.Duration(i) * 100 * time.Millisecond, query(t, uint8(1+i%3))}}...)
+	}
+	_, a6, a4 := runReplay(t, in6, capture{})
+	_, b6, b4 := runReplay(t, in6, capture{})
+	if !bytes.Equal(a6, b6) || !bytes.Equal(a4, b4) {
+		t.Error("two runs over the same captures differ")
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	dir := t.TempDir()
+	good := filepath.Join(dir, "good.json")
+	if err := os.WriteFile(good, []byte(replayConfig), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broken := filepath.Join(dir, "broken.json")
+	if err := os.WriteFile(broken, []byte(`{"pool5": 1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	missing := filepath.Join(dir, "none.pcap")
+	for _, c := range []struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		{nil, exitUsage, "", "Usage:"},
+		{[]string{"--help"}, exitOK, "Usage:", ""},
+		{[]string{"run", "--help"}, exitOK, "-config", ""},
+		{[]string{"--version"}, exitOK, "nat64d ", ""},
+		{[]string{"fly"}, exitUsage, "", `unknown command "fly"`},
+		{[]string{"check"}, exitUsage, "", "--config FILE is missing"},
+		{[]string{"check", "--config", good}, exitOK, "good.json: ok", ""},
+		{[]string{"check", "--config", good, "more"}, exitUsage, "", `unexpected argument "more"`},
+		{[]string{"check", "--config", broken}, exitUsage, "", "pool5: unknown key"},
+		{[]string{"check", "--config", missing}, exitUsage, "", "no such file"},
+		{[]string{"run", "--config", good, "--profile", "heat"}, exitUsage, "", "one of cpu, mem"},
+		{[]string{"run", "--confg", good}, exitUsage, "", "confg"},
+		{[]string{"replay", "--config", good}, exitUsage, "", "--ipv4-in FILE is missing"},
+		{[]string{"replay", "--config", good, "--ipv6-in", missing, "--ipv4-in", missing, "--ipv6-out", missing + "x", "--ipv4-out", missing + "y"},
+			exitFailure, "", "none.pcap"},
+	} {
+		var out, errs bytes.Buffer
+		code := dispatch(c.args, &out, &errs)
+		if code != c.code || !strings.Contains(out.String(), c.stdout) || !strings.Contains(errs.String(), c.stderr) {
+			t.Errorf("nat64d %q: exit code %d, stdout %q, stderr %q", c.args, code, out.String(), errs.String())
+		}
+		if c.code != exitOK && c.args != nil && strings.Count(strings.TrimSpace(errs.String()), "\n") > 3 {
+			t.Errorf("nat64d %q: the error has many lines: %q", c.args, errs.String())
+		}
+	}
+}
