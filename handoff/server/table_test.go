@@ -28,9 +28,14 @@ func selfcheck(t testing.TB, tb *table) {
 			}
 		}
 		mapped := 0
-		for p := range 65536 {
-			if c.findMapped(uint16(p)) != 0 {
-				mapped++
+		for _, page := range c.ports.pages {
+			if page == nil {
+				continue
+			}
+			for _, i := range page {
+				if i != 0 {
+					mapped++
+				}
 			}
 		}
 		if inList != c.count() || mapped != c.count() || len(c.entries)-1-len(c.freeEntries) != c.count() {
