@@ -158,6 +158,34 @@ func (s *Shard) UsedWith(client Addr6, port uint16, server uint32) bool {
 	return s.HasSessionWith(client, port, server, TCP) || s.HasSessionWith(client, port, server, UDP)
 }
 
+// Hint suggests a mapped port of a pool4 address for a client's port: that
+// port itself where the address has it, else the next one that it has. 0 when
+// it has none of 1024 and above. What a server chooses outside the ranges would
+// not reach us. Any goroutine.
+func (t *Table) Hint(addr uint32, port uint16) uint16 {
+	set, ok := t.poolSet(kindPorts, addr)
+	if !ok {
+		return 0
+	}
+	words := t.ports.usable[set*blocks:][:blocks]
+	const first = 1024 >> blockShift
+	at := max(int(port>>blockShift), first)
+	word := words[at]
+	if int(port>>blockShift) == at {
+		word &= ^uint64(0) << (port & 63)
+	}
+	for range blocks - first + 1 {
+		if word != 0 {
+			return uint16(at<<blockShift | bits.TrailingZeros64(word))
+		}
+		if at++; at == blocks {
+			at = first
+		}
+		word = words[at]
+	}
+	return 0
+}
+
 // PairedAddress is the pool4 address that a client's mappings are taken from
 // while it has free ports: the channel over which its servers are asked.
 func (t *Table) PairedAddress(client Addr6) uint32 {

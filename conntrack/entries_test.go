@@ -147,6 +147,23 @@ func TestCacheGivesWay(t *testing.T) {
 	f.check()
 }
 
+func TestHint(t *testing.T) {
+	f := newFixture(t, Config{
+		Pool4:    []Pool4Range{{poolAddr, 80, 90}, {poolAddr, 2000, 2010}, {poolAddr, 40000, 40000}, {poolAddr + 1, 1, 1023}},
+		Reserved: []uint16{2003},
+	})
+	for port, want := range map[uint16]uint16{
+		80: 2000, 1024: 2000, 2000: 2000, 2003: 2004, 2010: 2010, 2011: 40000, 40000: 40000, 40001: 2000, 65535: 2000,
+	} {
+		if got := f.Hint(poolAddr, port); got != want {
+			t.Errorf("the hint for port %d is %d, want %d", port, got, want)
+		}
+	}
+	if got := f.Hint(poolAddr+1, 500); got != 0 {
+		t.Errorf("the hint where there is no port is %d, want 0", got)
+	}
+}
+
 func TestServers(t *testing.T) {
 	const n = 500
 	s, err := NewServers(n, testSecret)

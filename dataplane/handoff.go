@@ -28,8 +28,15 @@ func (w *Worker) capable(server uint32) bool {
 	return w.handoff != nil && w.handoff.Servers.State(server) == conntrack.ServerHandoff
 }
 
-// tunnel6 sends the packet to its server over the control channel. With a
-// hint, the mapped port that we would have chosen ourselves.
+// query asks the packet's server for an entry, with a hint which mapped port
+// would suit us: the client's own, if pool4 has it (handoff draft §5).
+func (w *Worker) query(m *meta) {
+	own := w.table.PairedAddress(m.k64.Client)
+	w.tunnel6(m, w.table.Hint(own, m.k64.ClientPort))
+}
+
+// tunnel6 sends the packet to its server over the control channel. hint is 0
+// for packets that need no mapped port.
 func (w *Worker) tunnel6(m *meta, hint uint16) {
 	client := conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo}
 	w.tunnel(m, conntrack.ToServer{
@@ -90,15 +97,6 @@ func (w *Worker) notify(s *conntrack.Session) {
 	}) {
 		w.counters.NotifyLost++
 	}
-}
-
-// hint suggests a mapped port to a server: the client's own, where the server
-// may take it (handoff draft §5, §10).
-func hint(clientPort uint16) uint16 {
-	if clientPort < 1024 {
-		return 0
-	}
-	return clientPort
 }
 
 // overEntry64 opens a session over a server's cached entry, if there is one.

@@ -75,7 +75,7 @@ func (w *Worker) askServer(m *meta) (done bool) {
 	case state == conntrack.ServerDown || m.p.Kind != packet.KindTCP || opens(m.p.TCPFlags):
 		return false
 	}
-	w.tunnel6(m, hint(k.ClientPort))
+	w.query(m)
 	return true
 }
 

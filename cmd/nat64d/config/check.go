@@ -29,6 +29,7 @@ func (p *parser) check() {
 	p.checkStatic()
 	p.checkDenied()
 	p.checkTimeouts()
+	p.checkHandoff()
 	if p.config.Poll == "" {
 		p.config.Poll = "adaptive"
 		if len(p.config.Workers.CPUs) > 0 {
@@ -192,6 +193,26 @@ func (p *parser) checkDenied() {
 				p.warn(join(p.pool4[i], "address"), fmt.Sprintf("%s is in %s of deny_ipv4", show4(x.Prefix), d),
 					"clients cannot reach each other through it; set hairpin to false if that is meant")
 			}
+		}
+	}
+}
+
+// checkHandoff warns of what keeps handoff from working as it could.
+func (p *parser) checkHandoff() {
+	c := p.config
+	if !c.Handoff.Enabled {
+		return
+	}
+	if !slices.ContainsFunc(c.Pool6, func(x netip.Prefix) bool { return x.Bits() == 96 }) && len(c.Pool6) > 0 {
+		p.warn("pool6", "has no /96 prefix, and handoff entries exist for no other", `set handoff.enabled to false unless a /96 prefix is coming`)
+	}
+	if !c.AssignPool4 {
+		p.warn("assign_pool4", "is false while handoff is on", "put the pool4 addresses on this host yourself: the control channel is sent from them")
+	}
+	for i, x := range c.Pool4 {
+		if !slices.ContainsFunc(x.Ports, func(r [2]uint16) bool { return r[0] <= 1024 && r[1] == 65535 }) {
+			p.warn(join(p.pool4[i], "ports"), FormatRanges(x.Ports)+" is less than handoff servers choose from",
+				"give 1024-65535, else a connection whose server chooses another port cannot come back")
 		}
 	}
 }

@@ -118,12 +118,14 @@ func TestFull(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	c, problems := parse("warned.json", load(t, "testdata/good/warned.json"), fourCPUs)
-	if problems != nil {
-		t.Fatal(messages(problems))
-	}
-	if got, want := messages(c.Warnings), string(load(t, "testdata/good/warned.txt")); got != want {
-		t.Errorf("got:\n%swant:\n%s", got, want)
+	for _, name := range []string{"warned", "handoff"} {
+		c, problems := parse(name+".json", load(t, "testdata/good/"+name+".json"), fourCPUs)
+		if problems != nil {
+			t.Fatal(messages(problems))
+		}
+		if got, want := messages(c.Warnings), string(load(t, "testdata/good/"+name+".txt")); got != want {
+			t.Errorf("got:\n%swant:\n%s", got, want)
+		}
 	}
 }
 
