@@ -253,12 +253,16 @@ func TestRefusalNames(t *testing.T) {
 	seen := map[string]Refusal{}
 	for f := range Refusal(NumRefusals) {
 		name := f.String()
+		if f.Meaning() == "" || f.Section() == "" {
+			t.Errorf("%s: no meaning or no section", name)
+		}
 		if other, ok := seen[name]; ok || name == "" || name == "unknown" {
 			t.Errorf("refusals %d and %d are both %q", other, f, name)
 		}
 		seen[name] = f
 	}
-	if Refusal(NumRefusals).String() != "unknown" || NotTranslated.String() != "not_translated" || NotPool4.String() != "not_pool4" {
+	none := Refusal(NumRefusals)
+	if none.String() != "unknown" || none.Meaning()+none.Section() != "" || NotTranslated.String() != "not_translated" || NotPool4.String() != "not_pool4" {
 		t.Error("names and values do not belong together")
 	}
 }

@@ -247,7 +247,7 @@ func fakeWorker(t *testing.T, w *Worker, cfg *Config, id int, frames []uint64, r
 			at := f&^2047 + ring.Headroom
 			copy(cfg.UMEM.Mem[at:], packet)
 			l.Out.Push(conntrack.ToServer{Kind: conntrack.Tunnel6, Server: server, Own: ownAddr, Client: client, ClientPort: port, Addr: at, Len: uint16(len(packet))})
-			l.Out.Push(conntrack.ToServer{Kind: conntrack.Notify, Server: server, Own: ownAddr, Client: client, ClientPort: port, MappedPort: 1024 + port%60000})
+			l.Out.Push(conntrack.ToServer{Kind: conntrack.Notify, Server: server, Own: ownAddr, Client: client, ClientPort: port, MappedPort: 1024 + port%2000})
 		}
 		w.Wake()
 	}

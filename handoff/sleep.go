@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -17,8 +18,9 @@ import (
 // rest is the worker's; wake and interrupt are anybody's.
 type sleeper struct {
 	asleep atomic.Bool
-	event  int
-	one    [8]byte // what is written to the eventfd; read only
+	event  *os.File // eventfd; a late write to a closed one does nothing
+	fd     int      // its descriptor, for poll and read
+	one    [8]byte  // what is written to the eventfd; read only
 	buf    [8]byte
 	fds    [2]unix.PollFd
 	limit  unix.Timespec
@@ -29,14 +31,14 @@ func newSleeper() (*sleeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("handoff: eventfd: %w", err)
 	}
-	s := &sleeper{event: fd}
+	s := &sleeper{event: os.NewFile(uintptr(fd), "handoff eventfd"), fd: fd}
 	binary.NativeEndian.PutUint64(s.one[:], 1)
 	return s, nil
 }
 
 func (s *sleeper) close() error {
-	if err := unix.Close(s.event); err != nil {
-		return fmt.Errorf("handoff: close the eventfd: %w", err)
+	if err := s.event.Close(); err != nil {
+		return fmt.Errorf("handoff: %w", err)
 	}
 	return nil
 }
@@ -50,9 +52,9 @@ func (w *Worker) Wake() {
 	}
 }
 
-// interrupt ends the present sleep, or the next one at once. A full eventfd
-// (EAGAIN) does the same.
-func (s *sleeper) interrupt() { unix.Write(s.event, s.one[:]) }
+// interrupt ends the present sleep, or the next one at once. It fails only after
+// close, when nobody sleeps any more.
+func (s *sleeper) interrupt() { s.event.Write(s.one[:]) }
 
 // rest sleeps until a datagram, an ICMP error, a Wake, the next deadline, or the
 // end of ctx.
@@ -64,12 +66,12 @@ func (w *Worker) rest(ctx context.Context) error {
 		return nil
 	}
 	s.limit = unix.NsecToTimespec(max(w.deadline()-int64(w.clock().Sub(w.start)), 0))
-	s.fds = [2]unix.PollFd{{Fd: w.sock.ready[0].Fd, Events: unix.POLLIN}, {Fd: int32(s.event), Events: unix.POLLIN}}
+	s.fds = [2]unix.PollFd{{Fd: w.sock.ready[0].Fd, Events: unix.POLLIN}, {Fd: int32(s.fd), Events: unix.POLLIN}}
 	if _, err := unix.Ppoll(s.fds[:], &s.limit, nil); err != nil && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("handoff: poll on the control socket: %w", err)
 	}
 	if s.fds[1].Revents != 0 {
-		unix.Read(s.event, s.buf[:]) // EAGAIN: it was read before
+		unix.Read(s.fd, s.buf[:]) // EAGAIN: it was read before
 	}
 	return nil
 }

@@ -29,21 +29,52 @@ const (
 	NumRefusals = iota - 1 + wire.NumStatus
 )
 
-// refusalNames is read only.
-var refusalNames = [...]string{
-	"not_pool4", "not_server_port", "bad_token", "bad_authenticator", "foreign_prefix", "bad_mapped_port",
-	"foreign_ipv4", "foreign_ipv6", "other_client", "not_translated",
+// refusalRows is read only. One row for each Refusal of our own, held complete
+// by a test.
+var refusalRows = [NumRefusals]struct{ name, meaning, section string }{
+	NotPool4:         {"not_pool4", "the datagram came to an address outside pool4", "§8"},
+	NotServerPort:    {"not_server_port", "the datagram's source port is not the handoff server port", "§8"},
+	BadToken:         {"bad_token", "the token is not ours for this sender", "§6, §12"},
+	BadAuthenticator: {"bad_authenticator", "the authenticator is not ours for this sender and client", "§6, §12"},
+	ForeignPrefix:    {"foreign_prefix", "the entry's prefix is no /96 of pool6", "§6"},
+	BadMappedPort:    {"bad_mapped_port", "the entry's mapped port is below 1024 or reserved", "§10"},
+	ForeignIPv4:      {"foreign_ipv4", "the IPv4 packet is not between the sender and the address it sent to", "§6"},
+	ForeignIPv6:      {"foreign_ipv6", "neither end of the IPv6 packet is the sender's address within pool6", "§6"},
+	OtherClient:      {"other_client", "the IPv6 packet is not of the authenticated client", "§6"},
+	NotTranslated:    {"not_translated", "an IPv6 packet without an entry is not translated yet", "§6"},
 }
 
 // String is the name that counters show.
 func (r Refusal) String() string {
 	switch {
-	case int(r) < wire.NumStatus:
+	case r < NotPool4:
 		return wire.Status(r).String()
 	case int(r) < NumRefusals:
-		return refusalNames[int(r)-wire.NumStatus]
+		return refusalRows[r].name
 	}
 	return "unknown"
+}
+
+// Meaning is a sentence for the operator.
+func (r Refusal) Meaning() string {
+	switch {
+	case r < NotPool4:
+		return wire.Status(r).Meaning()
+	case int(r) < NumRefusals:
+		return refusalRows[r].meaning
+	}
+	return ""
+}
+
+// Section says where in the draft the rule stands.
+func (r Refusal) Section() string {
+	switch {
+	case r < NotPool4:
+		return wire.Status(r).Section()
+	case int(r) < NumRefusals:
+		return refusalRows[r].section
+	}
+	return ""
 }
 
 // Stats is what the worker has done since it was opened. A plain value.

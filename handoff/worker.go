@@ -127,8 +127,7 @@ func open(c Config, clock func() time.Time) (*Worker, error) {
 // Run works until ctx ends, then writes the state file if it is out of date.
 // Frames that are still in the Out rings stay there.
 func (w *Worker) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, w.sleep.interrupt)
-	defer stop()
+	defer context.AfterFunc(ctx, w.sleep.interrupt)()
 	for ctx.Err() == nil {
 		if w.round() {
 			continue
