@@ -78,19 +78,32 @@ func (r *rig) spoofed() []control {
 		{name: "entry with foreign IPv6", payload: r.formC(s, e, udp6(within(other), six, 53, 40000, nil)), refusal: ForeignIPv6},
 		{name: "entry, IPv6 of another client", payload: r.formC(s, e, udp6(octets6(client2), mine, 1, 2, nil)), refusal: OtherClient},
 		{name: "entry, IPv6 to another client", payload: r.formC(s, e, udp6(mine, octets6(client2), 1, 2, nil)), refusal: OtherClient},
+	}
+}
 
+// genuine are payloads that keep every rule.
+func (r *rig) genuine() []control {
+	s := serverAddr(1)
+	e := entry(client1, 40000, 3719)
+	six, mine := octets6(client1), within(s)
+	before4, after4 := udp4(s, ownAddr, 53, 3719, nil), udp4(ownAddr, s, 3719, 53, nil)
+	before6, after6 := udp6(six, mine, 40000, 53, nil), udp6(mine, six, 53, 40000, nil)
+	auth := wire.AppendAuthenticator(nil, r.auth(s, client1))
+	low, high := e, e
+	low.MappedPort, high.MappedPort = 1024, 65535
+	return []control{
 		{name: "(a) before", payload: r.formA(s, before4), packet: true, kind: conntrack.GotPacket},
 		{name: "(a) after", payload: r.formA(s, after4), packet: true, kind: conntrack.GotTranslated},
-		{name: "(b)", payload: auth(r.auth(s, client1), after6), packet: true, kind: conntrack.GotTranslated},
-		{name: "(b) with a prefix that is no /96", payload: auth(r.auth(s, client1), udp6(within40(s), six, 53, 40000, nil)), packet: true, kind: conntrack.GotTranslated},
+		{name: "(b)", payload: append(slices.Clone(auth), after6...), packet: true, kind: conntrack.GotTranslated},
+		{name: "(b) with a prefix that is no /96", payload: append(slices.Clone(auth), udp6(within40(s), six, 53, 40000, nil)...), packet: true, kind: conntrack.GotTranslated},
 		{name: "(c)", payload: r.formC(s, e, nil), entry: true},
-		{name: "(c) port 1024", payload: withPort(1024), entry: true},
-		{name: "(c) port 65535", payload: withPort(65535), entry: true},
+		{name: "(c) port 1024", payload: r.formC(s, low, nil), entry: true},
+		{name: "(c) port 65535", payload: r.formC(s, high, nil), entry: true},
 		{name: "(c) IPv6 before", payload: r.formC(s, e, before6), entry: true, packet: true, kind: conntrack.GotPacket},
 		{name: "(c) IPv6 after", payload: r.formC(s, e, after6), entry: true, packet: true, kind: conntrack.GotTranslated},
 		{name: "(c) IPv4 before", payload: r.formC(s, e, before4), entry: true, packet: true, kind: conntrack.GotPacket},
 		{name: "(c) IPv4 after", payload: r.formC(s, e, after4), entry: true, packet: true, kind: conntrack.GotTranslated},
-		{name: "(c) with a useless token", payload: wire.AppendEntry(auth(r.auth(s, client1), wire.AppendToken(nil, wrong)), &e), entry: true},
+		{name: "(c) with a useless token", payload: wire.AppendEntry(append(slices.Clone(auth), wire.AppendToken(nil, nil)...), &e), entry: true},
 	}
 }
 
@@ -108,7 +121,7 @@ func TestEveryCheck(t *testing.T) {
 	r := newRig(t)
 	s := r.server(1)
 	seen := map[Refusal]bool{NotPool4: true, NotServerPort: true}
-	for _, c := range r.spoofed() {
+	for _, c := range slices.Concat(r.spoofed(), r.genuine()) {
 		r.lend(1)
 		r.got = r.got[:0]
 		before, was := r.w.Stats(), r.cfg.Servers.State(s.addr)

@@ -4,7 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"net"
-	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -78,7 +78,7 @@ func TestBackRingFull(t *testing.T) {
 func TestFramesAreConserved(t *testing.T) {
 	r := newRig(t)
 	s := r.server(1)
-	forms := r.spoofed()
+	forms := slices.Concat(r.spoofed(), r.genuine())
 	for range 20_000 {
 		link := rand.IntN(rigLinks)
 		switch rand.IntN(6) {
@@ -156,14 +156,8 @@ func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- w.Run(ctx) }()
-	var servers sync.WaitGroup
 	for x := range byte(3) {
-		c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ipv4Address(serverAddr(x+1)), r.cfg.ServerPort)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		servers.Go(func() { echo(c) })
+		go echo(r.server(x + 1).conn)
 	}
 	var workers sync.WaitGroup
 	frames := make([][]uint64, rigLinks)

@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"handoff64/conntrack"
@@ -24,7 +25,7 @@ func TestGarbage(t *testing.T) {
 	r := newRig(t)
 	r.lend(1)
 	var good [][]byte
-	for _, c := range r.spoofed() {
+	for _, c := range slices.Concat(r.spoofed(), r.genuine()) {
 		good = append(good, c.payload)
 	}
 	g := rand.New(rand.NewPCG(64, 1))
@@ -63,7 +64,7 @@ func TestGarbage(t *testing.T) {
 // authenticated for.
 func FuzzReceive(f *testing.F) {
 	r := newRig(f)
-	for _, c := range r.spoofed() {
+	for _, c := range slices.Concat(r.spoofed(), r.genuine()) {
 		f.Add(c.payload, true)
 		f.Add(c.payload, false)
 	}
