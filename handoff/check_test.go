@@ -26,7 +26,7 @@ func (r *rig) spoofed() []control {
 	s, other := serverAddr(1), serverAddr(2)
 	e := entry(client1, 40000, 3719)
 	six, mine := octets6(client1), within(s)
-	before4, after4 := udp4(s, ownAddr, 53, 3719, nil), udp4(ownAddr, s, 3719, 53, nil)
+	before4 := udp4(s, ownAddr, 53, 3719, nil)
 	before6, after6 := udp6(six, mine, 40000, 53, nil), udp6(mine, six, 53, 40000, nil)
 	token := func(data []byte, packet []byte) []byte { return append(wire.AppendToken(nil, data), packet...) }
 	auth := func(data []byte, packet []byte) []byte { return append(wire.AppendAuthenticator(nil, data), packet...) }
