@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +101,9 @@ func (d *daemon) serve(ctx context.Context, ready func()) (err error) {
 
 // poll runs the workers until ctx ends or one of them fails.
 func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
+	// A polling worker keeps its processor of the Go scheduler for itself: the
+	// handoff worker and the rest need some beside them.
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), len(t.workers)+2))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
