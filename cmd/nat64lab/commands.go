@@ -27,7 +27,7 @@ func named(set *flag.FlagSet, s *settings, name string) {
 // buildFlags are those of all commands that build a network with nat64d.
 func buildFlags(set *flag.FlagSet, s *settings) {
 	set.IntVar(&s.options.Queues, "queues", 1, "`number` of RX and TX queues of every interface, and of nat64d's workers")
-	set.StringVar(&s.binDir, "bin-dir", "", "`folder` of nat64d and nat64ctl (default: where nat64lab is, then the PATH)")
+	set.StringVar(&s.binDir, "bin-dir", "", "`folder` of nat64d, nat64ctl and handoffd (default: where nat64lab is, then the PATH)")
 }
 
 func upFlags(set *flag.FlagSet, s *settings) {
@@ -35,7 +35,7 @@ func upFlags(set *flag.FlagSet, s *settings) {
 	buildFlags(set, s)
 	set.BoolVar(&s.options.Routers, "routers", false, "put a router on each side, r6 and r4")
 	set.IntVar(&s.options.Clients, "clients", 1, "`number` of clients, 1 or 2 (2 needs --routers)")
-	set.IntVar(&s.options.Servers, "servers", 1, "`number` of servers, 1 or 2 (2 needs --routers)")
+	set.IntVar(&s.options.Servers, "servers", 1, "`number` of servers, 1 to 3 (more than 1 needs --routers)")
 	set.IntVar(&s.options.MTU4, "mtu4", 1500, "MTU in `octets` of the servers' links")
 	set.IntVar(&s.options.MTU6, "mtu6", 1500, "MTU in `octets` of the clients' links")
 	set.BoolVar(&s.noDaemon, "no-nat64d", false, "do not start nat64d")

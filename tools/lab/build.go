@@ -42,8 +42,8 @@ func (l *Lab) build() error {
 		}
 	}
 	for _, r := range l.topology.routes {
-		if err := l.Host(r.host).Enter(func() error { return addDefaultRoute(r) }); err != nil {
-			return fmt.Errorf("host %s: default route via %s: %w", r.host, r.via, err)
+		if err := l.Host(r.host).Enter(func() error { return addRoute(r) }); err != nil {
+			return fmt.Errorf("host %s: route via %s: %w", r.host, r.via, err)
 		}
 	}
 	return nil
@@ -117,7 +117,7 @@ func settings(host string) [][2]string {
 		{"ipv6/conf/all/ndisc_notify", "1"},
 		{"ipv6/conf/default/ndisc_notify", "1"},
 	}
-	if host == "nat64" {
+	if host == "nat64" || host == SecondNat64 {
 		return all
 	}
 	// Tests count the ICMP errors that come back: the kernels that send them
@@ -219,19 +219,22 @@ func awaitCarrier(ifname string) error {
 	}
 }
 
-// addDefaultRoute adds it in the current namespace.
-func addDefaultRoute(r route) error {
-	family, zero := netlink.FAMILY_V6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
+// addRoute adds it in the current namespace.
+func addRoute(r route) error {
+	family, to := netlink.FAMILY_V6, netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 	if r.via.Is4() {
-		family, zero = netlink.FAMILY_V4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+		family, to = netlink.FAMILY_V4, netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	if r.to.IsValid() {
+		to = r.to
 	}
 	// The kernel finds the interface from the gateway, which is on a link.
-	return netlink.RouteAdd(&netlink.Route{Family: family, Dst: ipNet(zero), Gw: r.via.AsSlice(), AdvMSS: r.advMSS})
+	return netlink.RouteAdd(&netlink.Route{Family: family, Dst: ipNet(to), Gw: r.via.AsSlice(), AdvMSS: r.advMSS})
 }
 
 // AddDefaultRoute gives the host a default route of the gateway's family.
 func (h Host) AddDefaultRoute(via netip.Addr) error {
-	if err := h.Enter(func() error { return addDefaultRoute(route{via: via}) }); err != nil {
+	if err := h.Enter(func() error { return addRoute(route{via: via}) }); err != nil {
 		return fmt.Errorf("host %s: default route via %s: %w", h.Name, via, err)
 	}
 	return nil

@@ -30,7 +30,8 @@ const (
 // from the nat64 host's interfaces, and those that AF_XDP sends, never pass
 // the place where captures look.
 type Capture struct {
-	File string
+	File   string
+	Missed uint32 // packets for which the kernel had no room; valid after Stop
 
 	fd, wake, stop int // packet socket, both ends of the pipe that stops it
 	limit          int
@@ -81,9 +82,17 @@ func (c *Capture) open(ifname string) error {
 
 // run copies packets into the file until told to stop; what has arrived by
 // then is still written.
-func (c *Capture) run(out *os.File) error {
+func (c *Capture) run(out *os.File) (err error) {
 	defer unix.Close(c.fd)
 	defer unix.Close(c.wake)
+	defer func() {
+		stats, failed := unix.GetsockoptTpacketStats(c.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS)
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("count what was missed: %w", failed))
+			return
+		}
+		c.Missed = stats.Drops
+	}()
 	buffered := bufio.NewWriterSize(out, 1<<20)
 	w := pcapgo.NewWriter(buffered)
 	if err := w.WriteFileHeader(captureSnap, layers.LinkTypeEthernet); err != nil {

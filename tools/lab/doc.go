@@ -16,9 +16,14 @@
 //	client2 ─────┘  64::2      192.0.2.64   192.0.2.254 └───── server2
 //	2001:db8:2::10                                         203.0.113.10
 //
+// A third server is 198.18.3.10. A second translator, nat64b, stands beside the
+// first, between r6 (2001:db8:65::/64) and r4 (198.18.0.0/24); its pool6 is
+// 2001:db8:65:64::/96, its pool4 198.18.0.64. Any host can run a handoffd.
+//
 // A lab named NAME consists of the namespaces NAME-client, NAME-nat64, … in
 // /run/netns, where `ip netns` finds them too, and of a folder
-// /run/nat64lab/NAME with the translator's configuration, log and socket.
+// /run/nat64lab/NAME with the configuration, log, socket and keys of nat64d, and
+// the state of handoffd.
 // Down takes all of it away again, whether or not the process that made the
 // lab still exists.
 package lab

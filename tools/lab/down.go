@@ -71,7 +71,7 @@ func hostsOf(name string) ([]Host, error) {
 
 // isHostName knows the hosts of all topologies.
 func isHostName(name string) bool {
-	everything := newLab(Options{Name: DefaultName, Routers: true, Clients: 2, Servers: 2}, 0)
+	everything := newLab(Options{Name: DefaultName, Routers: true, Clients: 2, Servers: 3, Nat64s: 2}, 0)
 	return everything.hasHost(name)
 }
 

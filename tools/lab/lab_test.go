@@ -79,7 +79,7 @@ func TestEveryHostReachesItsNeighbours(t *testing.T) {
 	}
 	for name, o := range map[string]Options{
 		"plain":  {},
-		"routed": {Routers: true, Clients: 2, Servers: 2, Queues: 2},
+		"routed": {Routers: true, Clients: 2, Servers: 3, Nat64s: 2, Queues: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := up(t, o)
@@ -191,7 +191,7 @@ func TestEnterReturnsHome(t *testing.T) {
 }
 
 func TestDownLeavesNothing(t *testing.T) {
-	l := up(t, Options{Routers: true, Clients: 2, Servers: 2})
+	l := up(t, Options{Routers: true, Clients: 2, Servers: 3, Nat64s: 2})
 	name := l.Options.Name
 	// A program that ignores SIGTERM, as a hanging one would.
 	stubborn := exec.Command("/bin/sh", "-c", `trap "" TERM; echo ready; while :; do read line || sleep 1; done`)
@@ -268,7 +268,9 @@ func TestOptionsThatCannotBeBuilt(t *testing.T) {
 		want    string
 	}{
 		{Options{Clients: 2}, "needs the routers"},
-		{Options{Routers: true, Servers: 3}, "one or two servers"},
+		{Options{Nat64s: 2}, "needs the routers"},
+		{Options{Routers: true, Servers: 4}, "one to three servers"},
+		{Options{Routers: true, Nat64s: 3}, "one or two NAT64s"},
 		{Options{Queues: 65}, "1 to 64"},
 		{Options{MTU6: 1279}, "RFC 8200"},
 		{Options{MTU4: 1501}, "576 to 1500"},

@@ -28,6 +28,11 @@ type Status struct {
 	BIB struct {
 		Used uint64 `json:"used"`
 	} `json:"bib"`
+	Handoff struct {
+		Enabled       bool   `json:"enabled"`
+		Servers       uint64 `json:"servers"`
+		CachedEntries uint64 `json:"cached_entries"`
+	} `json:"handoff"`
 }
 
 // Volume counts packets and octets.
@@ -56,9 +61,28 @@ type Stats struct {
 		Created uint64 `json:"created"`
 		Expired uint64 `json:"expired"`
 	} `json:"sessions"`
+	Handoff   HandoffCounts `json:"handoff"`
 	Passed    Sides[uint64] `json:"passed"`
 	Parked    uint64        `json:"parked"`
 	Generated uint64        `json:"generated"`
+}
+
+// HandoffCounts is the part of Stats about handoff servers.
+type HandoffCounts struct {
+	Notifications uint64 `json:"notifications"`
+	Queries       uint64 `json:"queries"`
+	Replies       uint64 `json:"replies"`
+	EntriesCached uint64 `json:"entries_cached"`
+	EntriesPurged uint64 `json:"entries_purged"`
+	Tunnelled     uint64 `json:"tunnelled"`
+	Invalid       uint64 `json:"invalid"`
+}
+
+// Server is one line of `nat64ctl --json servers`.
+type Server struct {
+	Server  string `json:"server"`
+	State   string `json:"state"`
+	Entries int    `json:"entries"`
 }
 
 // Dropped is the sum over all reasons.
@@ -117,6 +141,16 @@ func (d *Daemon) Bindings(ctx context.Context) ([]Binding, error) {
 	return lines[Binding](ctx, d, "bib", "list")
 }
 
+// Servers lists what the daemon knows of handoff servers, by address.
+func (d *Daemon) Servers(ctx context.Context) (map[string]Server, error) {
+	all, err := lines[Server](ctx, d, "servers")
+	known := make(map[string]Server)
+	for _, s := range all {
+		known[s.Server] = s
+	}
+	return known, err
+}
+
 // one runs a command that prints one JSON object.
 func one[T any](ctx context.Context, d *Daemon, args ...string) (v T, err error) {
 	out, err := d.Ctl(ctx, append([]string{"--json"}, args...)...)
@@ -135,10 +169,15 @@ func lines[T any](ctx context.Context, d *Daemon, args ...string) (all []T, err 
 	if err != nil {
 		return nil, err
 	}
+	return parseLines[T](fmt.Sprintf("nat64ctl %v", args), out)
+}
+
+// parseLines reads one JSON object a line.
+func parseLines[T any](program, out string) (all []T, err error) {
 	for line := range strings.Lines(out) {
 		var v T
 		if err := json.Unmarshal([]byte(line), &v); err != nil {
-			return nil, fmt.Errorf("nat64ctl %v printed %q: %w", args, line, err)
+			return nil, fmt.Errorf("%s printed %q: %w", program, line, err)
 		}
 		all = append(all, v)
 	}

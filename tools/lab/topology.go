@@ -19,7 +19,15 @@ var (
 	R4IPv4 = netip.MustParseAddr("192.0.2.254")
 	// R6IPv6 is r6's address on the translator's side.
 	R6IPv6 = netip.MustParseAddr("2001:db8:64::2")
+
+	// SecondPool6 and SecondPool4 are what a second translator has. The
+	// prefix of a packet decides which of the two it takes.
+	SecondPool6 = netip.MustParsePrefix("2001:db8:65:64::/96")
+	SecondPool4 = netip.MustParseAddr("198.18.0.64")
 )
+
+// SecondNat64 is the name of the second translating host.
+const SecondNat64 = "nat64b"
 
 // Names of the nat64 host's interfaces.
 const (
@@ -34,7 +42,8 @@ type Options struct {
 	Queues  int    // RX and TX queues of every veth end; default 1
 	Routers bool   // r6 and r4 between the hosts and the translator
 	Clients int    // default 1; 2 needs Routers
-	Servers int    // default 1; 2 needs Routers
+	Servers int    // default 1; 2 and 3 need Routers
+	Nat64s  int    // default 1; 2 needs Routers
 	MTU6    int    // of the links to the clients; default 1500
 	MTU4    int    // of the links to the servers; default 1500
 
@@ -56,7 +65,7 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Name == "" {
 		o.Name = DefaultName
 	}
-	o.Queues, o.Clients, o.Servers = max(o.Queues, 1), max(o.Clients, 1), max(o.Servers, 1)
+	o.Queues, o.Clients, o.Servers, o.Nat64s = max(o.Queues, 1), max(o.Clients, 1), max(o.Servers, 1), max(o.Nat64s, 1)
 	if o.MTU6 == 0 {
 		o.MTU6 = 1500
 	}
@@ -69,10 +78,10 @@ func (o Options) withDefaults() (Options, error) {
 	switch {
 	case o.Queues > 64:
 		return o, fmt.Errorf("%d queues: a lab has 1 to 64", o.Queues)
-	case o.Clients > 2 || o.Servers > 2:
-		return o, errors.New("a lab has one or two clients and one or two servers")
-	case (o.Clients > 1 || o.Servers > 1) && !o.Routers:
-		return o, errors.New("a second client or server needs the routers, which connect it")
+	case o.Clients > 2 || o.Servers > 3 || o.Nat64s > 2:
+		return o, errors.New("a lab has one or two clients, one to three servers and one or two NAT64s")
+	case (o.Clients > 1 || o.Servers > 1 || o.Nat64s > 1) && !o.Routers:
+		return o, errors.New("a second client, server or NAT64 needs the routers, which connect it")
 	case o.MTU6 < 1280 || o.MTU6 > 1500:
 		return o, fmt.Errorf("IPv6 MTU %d: choose 1280 (RFC 8200 §5) to 1500", o.MTU6)
 	case o.MTU4 < 576 || o.MTU4 > 1500:
@@ -112,10 +121,12 @@ type link struct {
 	mtu  int
 }
 
-// route is a default route, the only kind that a lab needs: the routers and
-// the nat64 host know the rest from their interfaces.
+// route is a default route unless it says where to; but for the prefix of a
+// second translator, routers and nat64 hosts know the rest from their
+// interfaces.
 type route struct {
 	host   string
+	to     netip.Prefix // zero: everything else
 	via    netip.Addr
 	advMSS int // 0 leaves it to the kernel
 }
@@ -168,6 +179,10 @@ func planRouted(o Options) topology {
 	servers := []struct{ name, addr, router string }{
 		{"server", "198.51.100.10/24", "198.51.100.1/24"},
 		{"server2", "203.0.113.10/24", "203.0.113.1/24"},
+		{"server3", "198.18.3.10/24", "198.18.3.1/24"},
+	}
+	if o.Nat64s > 1 {
+		t.addSecondNat64()
 	}
 	for _, c := range clients[:o.Clients] {
 		t.hosts = append(t.hosts, c.name)
@@ -180,6 +195,22 @@ func planRouted(o Options) topology {
 		t.routes = append(t.routes, route{host: s.name, via: netip.MustParsePrefix(s.router).Addr(), advMSS: o.advMSS(false)})
 	}
 	return t
+}
+
+// addSecondNat64 puts a translator with a prefix and an address of its own
+// beside the first.
+func (t *topology) addSecondNat64() {
+	own := netip.MustParseAddr("2001:db8:65::1")
+	t.hosts = append(t.hosts, SecondNat64)
+	t.links = append(t.links,
+		link{a: at("r6", SecondNat64, "2001:db8:65::2/64"), b: at(SecondNat64, IPv6Interface, "2001:db8:65::1/64"), mtu: 1500},
+		link{a: at(SecondNat64, IPv4Interface, "198.18.0.1/24"), b: at("r4", SecondNat64, "198.18.0.254/24"), mtu: 1500},
+	)
+	t.routes = append(t.routes,
+		route{host: "r6", to: SecondPool6, via: own},
+		route{host: SecondNat64, via: netip.MustParseAddr("2001:db8:65::2")},
+		route{host: SecondNat64, via: netip.MustParseAddr("198.18.0.254")},
+	)
 }
 
 func at(host, ifname, addr string) end {
@@ -200,8 +231,11 @@ func (o Options) advMSS(ipv6 bool) int {
 
 // Embed is the IPv6 address under which clients reach an IPv4 address: RFC
 // 6052 §2.2 with the /96 prefix of the lab.
-func Embed(v4 netip.Addr) netip.Addr {
-	b := Pool6.Addr().As16()
+func Embed(v4 netip.Addr) netip.Addr { return EmbedIn(Pool6, v4) }
+
+// EmbedIn is Embed with another /96 prefix.
+func EmbedIn(pool6 netip.Prefix, v4 netip.Addr) netip.Addr {
+	b := pool6.Addr().As16()
 	a := v4.As4()
 	copy(b[12:], a[:])
 	return netip.AddrFrom16(b)

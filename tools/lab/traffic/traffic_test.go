@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -124,5 +126,83 @@ func TestPingAndTrace(t *testing.T) {
 	}
 	if hops := four.Trace(ctx, l.Server(), 5); len(hops) != 2 || hops[0].From != lab.R4IPv4 {
 		t.Errorf("trace through r4: %+v", hops)
+	}
+}
+
+func TestFlowsNoticeEveryWrongOctet(t *testing.T) {
+	l, ctx := routed(t, 1500)
+	from, to := l.Host("client"), l.Host("nat64")
+	start := func(port int, address string) *Flows {
+		t.Helper()
+		listener, err := to.Listen("tcp", fmt.Sprintf("[::]:%d", port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := StartFlows(ctx, from, listener, address, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	await := func(what string, condition func() bool) {
+		t.Helper()
+		for !condition() {
+			if ctx.Err() != nil {
+				t.Fatalf("not in time: %s", what)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	f := start(9000, "[2001:db8:64::1]:9000")
+	await("octets arrive in both directions of all flows", func() bool { return slices.Min(f.Checked()) > 1<<14 })
+	f.Hold(true, true)
+	await("silence", f.Quiet)
+	if err := f.Finish(); err != nil {
+		t.Error(err)
+	}
+
+	// A relay that changes one bit of one octet, far into the connection.
+	relay, err := to.Listen("tcp", "[::]:9001")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer relay.Close()
+	go corrupt(ctx, to, relay, "[2001:db8:64::1]:9002", 30_000)
+	f = start(9002, "[2001:db8:64::1]:9001")
+	await("the wrong octet is noticed", func() bool { return f.Err() != nil })
+	if err := f.Err(); !strings.Contains(err.Error(), "wrong octets after 2") && !strings.Contains(err.Error(), "wrong octets after 3") {
+		t.Error(err)
+	}
+	if f.Finish() == nil {
+		t.Error("all was well in the end")
+	}
+}
+
+// corrupt relays connections and flips a bit of what goes up.
+func corrupt(ctx context.Context, h lab.Host, l net.Listener, address string, at int) {
+	for {
+		in, err := l.Accept()
+		if err != nil {
+			return // closed
+		}
+		out, err := h.DialContext(ctx, "tcp", address)
+		if err != nil {
+			in.Close()
+			return
+		}
+		go func() {
+			_, _ = io.Copy(in, out)
+			in.Close()
+		}()
+		go func() {
+			defer out.Close()
+			head := make([]byte, at)
+			if _, err := io.ReadFull(in, head); err != nil {
+				return
+			}
+			head[at-1] ^= 1
+			_, _ = out.Write(head)
+			_, _ = io.Copy(out, in)
+		}()
 	}
 }
