@@ -189,5 +189,5 @@ func (t *Table) Hint(addr uint32, port uint16) uint16 {
 // PairedAddress is the pool4 address that a client's mappings are taken from
 // while it has free ports: the channel over which its servers are asked.
 func (t *Table) PairedAddress(client Addr6) uint32 {
-	return t.ports.addrs[scale(t.hash.address(client), uint64(len(t.ports.addrs)))]
+	return t.ports.addrs[scale(pairing(client), uint64(len(t.ports.addrs)))]
 }

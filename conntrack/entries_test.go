@@ -117,6 +117,58 @@ func TestFlushHandoffLeavesOwnSessionsAlone(t *testing.T) {
 	}
 }
 
+// A server's entry is no use of a mapping of our own: when the entry goes and a
+// session over it stays, the server is asked again (handoff draft §8, rule 4).
+func TestEntriesAreNoUseOfOwnMappings(t *testing.T) {
+	f := newFixture(t, Config{Shards: 2, Entries: 1024, AddressDependent: true})
+	c := entryClient(1)
+	s := f.Shard(f.Owner(c, 5000))
+	f.cacheEntry(c, 5000, 2000, 10)
+	if _, v := f.over(c, 5000, UDP, 53, 10); v != OK {
+		t.Fatal(v)
+	}
+	if s.UsedWith(c, 5000, serverAddr) {
+		t.Error("a session over an entry counts as use of a mapping of ours")
+	}
+	own := Key64{Client: c, ClientPort: 5000, Server: serverAddr, ServerPort: 54, Proto: TCP}
+	f.open(own, StateV6Init, 11)
+	if !s.UsedWith(c, 5000, serverAddr) {
+		t.Error("a session of ours is no use")
+	}
+	f.FlushHandoff()
+	f.expireAll(12)
+	if !s.UsedWith(c, 5000, serverAddr) {
+		t.Error("the use went with the entry")
+	}
+	f.check()
+}
+
+// A client is asked about under the same pool4 address by every process: its
+// entries lie there (handoff draft §3).
+func TestPairedAddressOutlivesTheSecret(t *testing.T) {
+	var pool []Pool4Range
+	for a := range uint32(16) {
+		pool = append(pool, Pool4Range{poolAddr + a, 1024, 65535})
+	}
+	before, after := newFixture(t, Config{Pool4: pool}), newFixture(t, Config{Pool4: pool, Shards: 3, Secret: &[32]byte{9}})
+	used := map[uint32]bool{}
+	for i := range 200 {
+		c := entryClient(i)
+		addr := before.PairedAddress(c)
+		used[addr] = true
+		if got := after.PairedAddress(c); got != addr {
+			t.Fatalf("client %d is paired with %s, and after a restart with %s", i, ipv4(addr), ipv4(got))
+		}
+		k := Key64{Client: c, ClientPort: 5000, Server: serverAddr, ServerPort: 54, Proto: UDP}
+		if se := after.open(k, StateNone, 1); se.Mapped != addr {
+			t.Fatalf("client %d is asked about under %s and mapped to %s", i, ipv4(addr), ipv4(se.Mapped))
+		}
+	}
+	if len(used) != len(pool) {
+		t.Errorf("200 clients are paired with %d of %d addresses", len(used), len(pool))
+	}
+}
+
 // Under pressure the cache goes first: sessions of our own always find room as
 // long as there is something that a server can give again.
 func TestCacheGivesWay(t *testing.T) {

@@ -46,7 +46,17 @@ func fold(a, b uint64) uint64 {
 // scale maps the 32 low bits of h onto [0, n) by multiplication.
 func scale(h, n uint64) uint64 { return h & 0xffffffff * n >> 32 }
 
-// address hashes the client's address alone: paired address pooling.
+// pairing decides which pool4 address a client's mappings come from (RFC 4787
+// REQ-2). It has no secret, unlike all else here: a handoff server has the
+// client's entries under that address, so after a restart, or a reboot, the
+// client must be asked about under the same one. There is nothing to hide
+// either: every server that a client talks to sees its address.
+func pairing(a Addr6) uint64 {
+	const k1, k2, k3 = 0x9e3779b97f4a7c15, 0xc2b2ae3d27d4eb4f, 0x165667b19e3779f9
+	return fold(fold(a.Hi^k1, a.Lo^k2)^k3, k1)
+}
+
+// address hashes the client's address alone, the first stage of client.
 func (h *hasher) address(a Addr6) uint64 { return fold(a.Hi^h.s[0], a.Lo^h.s[1]) }
 
 // client hashes the client's transport address: owner and BIB.

@@ -36,7 +36,7 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 	}
 	s.write(se, origin, [2]uint32{i, j}, [2]uint64{h64, h46}, now)
 	s.arm(i, now, now+s.t.lifetime(k.Proto, se.State), k.Proto)
-	s.peers.add(s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto))
+	s.countPeer(k, origin, s.peers.add)
 	if k.Proto == Entry {
 		s.stats[statEntriesCached].Add(1)
 		s.stats[statEntries].Add(1)
@@ -103,7 +103,7 @@ func (s *Shard) removeSlot(i uint32) {
 	a.clear()
 	s.index46.slots[j].clear()
 	s.wheel.unlink(s.index64.slots, i)
-	s.peers.drop(s.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto))
+	s.countPeer(&se.Key, se.Origin, s.peers.drop)
 	s.letGo(&se, se.Origin)
 	if se.Key.Proto == Entry {
 		s.t.freeEntries.Add(1)
@@ -150,10 +150,20 @@ func (s *Shard) giveCredit() {
 	}
 }
 
-// HasSessionWith tells whether a client's transport address has a session with
-// a server's address, whatever the port: address-dependent filtering lets only
-// such servers in (RFC 6146 §3.5.1.2, RFC 4787 REQ-8). It answers no when the
-// table was made without Config.AddressDependent.
+// countPeer counts sessions over mappings of our own. What lies over a server's
+// entry says nothing about those: a client that reaches a server through that
+// server's entry alone has not used a mapping with it (handoff draft §8).
+func (s *Shard) countPeer(k *Key64, o Origin, count func(hash uint64)) {
+	if o != OriginHandoff {
+		count(s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto))
+	}
+}
+
+// HasSessionWith tells whether a client's transport address has a session over
+// a mapping of our own with a server's address, whatever the port:
+// address-dependent filtering lets only such servers in (RFC 6146 §3.5.1.2,
+// RFC 4787 REQ-8). It answers no when the table was made without
+// Config.AddressDependent and without room for entries.
 func (s *Shard) HasSessionWith(client Addr6, port uint16, server uint32, p Proto) bool {
 	return s.peers.has(s.t.hash.peer(client, port, server, p))
 }

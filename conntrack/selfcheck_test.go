@@ -53,7 +53,9 @@ func (c *checker) shard(s *Shard) error {
 		if se.Key.Proto == Entry {
 			entries++
 		}
-		peersWant[c.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto)>>peerShift]++
+		if se.Origin != OriginHandoff {
+			peersWant[c.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto)>>peerShift]++
+		}
 	}
 	c.sessions += n - entries
 	c.entries += entries

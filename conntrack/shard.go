@@ -120,7 +120,7 @@ func (s *Shard) Map(client Addr6, port uint16, p Proto) (Mapping, Verdict) {
 	if s.forward.full() {
 		return Mapping{}, TableFull
 	}
-	addr, mapped, ok := s.picker.pick(k, s.t.hash.address(client), port)
+	addr, mapped, ok := s.picker.pick(k, pairing(client), port)
 	if !ok {
 		return Mapping{}, PortsUsedUp
 	}
