@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"handoff64/dataplane/packet"
 	"handoff64/handoff/wire"
@@ -276,5 +277,47 @@ func TestAuthenticatedGarbage(t *testing.T) {
 		if n%10000 == 0 {
 			selfcheck(t, x.h.table)
 		}
+	}
+}
+
+// TestGarbageOverSocket: a server that garbage rains on goes on answering, and
+// every datagram that it reads is counted once.
+func TestGarbageOverSocket(t *testing.T) {
+	f := newFakeNAT64(t)
+	r := start(t, testConfig(t, f))
+	server := r.at("127.0.0.1")
+	f.authenticate(server)
+	entry := f.ask(server, 7)
+	random, from, buf := seeded(), seeds([]byte("no token of anyone")), make([]byte, 2048)
+	for range 20000 {
+		if _, err := f.control.WriteToUDPAddrPort(garbage(random, from, buf), server); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// A full receive buffer may lose the next query: a NAT64 would repeat it.
+	pkt := ip6(clientAddr, embed(wellKnown, server.Addr().As4()), packet.ProtoTCP, tcp(7, 80))
+	var p wire.Payload
+	for !p.Has(wire.TypeEntry) {
+		f.send(server, payload{token: f.token, auth: goodAuth, packet: pkt})
+		if b, _, ok := receive(t, f.control, 100*time.Millisecond); ok && wire.Decode(b, &p) != wire.OK {
+			t.Fatalf("answer %x", b)
+		}
+	}
+	if p.Entry != entry {
+		t.Fatalf("afterwards: %+v", p.Entry)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	var st Counters
+	r.counts.describe(&st)
+	total := uint64(0)
+	for _, counts := range []map[string]uint64{st.Accepted, st.Refused} {
+		for _, n := range counts {
+			total += n
+		}
+	}
+	if total != st.Received || st.Received < 1000 || st.Created != 1 {
+		t.Fatalf("%d received, %d counted: %+v", st.Received, total, st)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
@@ -128,4 +129,36 @@ func TestHandlerAllocatesNothing(t *testing.T) {
 	if wire.NumStatus+int(firstWire) > 255 {
 		t.Error("an outcome does not fit its type")
 	}
+}
+
+// BenchmarkMemoryPerEntry reports octets of heap for each entry of a full NAT64.
+func BenchmarkMemoryPerEntry(b *testing.B) {
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		tb := fullTable(64000)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(tb.count), "octets/entry")
+		runtime.KeepAlive(tb)
+	}
+}
+
+// fullTable is a NAT64 with n entries of 1000 clients.
+func fullTable(n int) *table {
+	tb := newTable(n, serverPort, noSockets{}, seeded())
+	key := channelKey{ownAddr, nat64Addr}
+	var ch changes
+	tb.authenticate(key, nat64Port, goodToken, ownAddr, 1, &ch)
+	c := tb.channels[key]
+	for i := range n {
+		ch.reset()
+		k := tuple{prefix: wellKnown, client: addr6{0: 0x20, 14: byte(i % 1000 >> 8), 15: byte(i % 1000)}, port: uint16(1 + i/1000)}
+		j, o := tb.create(c, k, 0, nat64Port, 2, &ch)
+		if o == accepted {
+			tb.setAuthenticator(c, j, goodAuth, &ch)
+		}
+	}
+	return tb
 }

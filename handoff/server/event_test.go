@@ -96,34 +96,38 @@ func (v *fixedView) Entries(_ context.Context, f Filter, each func(*Row) error) 
 	return nil
 }
 
+// writeLog makes a log file that was last written to some time ago, packed if its
+// name says so.
+func writeLog(t *testing.T, path, text string, age time.Duration) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if filepath.Ext(path) == ".gz" {
+		z := gzip.NewWriter(f)
+		_, err = z.Write([]byte(text))
+		if cerr := z.Close(); err != nil || cerr != nil {
+			t.Fatal(err, cerr)
+		}
+	} else if _, err := f.WriteString(text); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now().Add(-age)
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, at, at); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestLookupAt: who was there is found in rotated logs, packed ones too, and in
 // the table when its log line has long been thrown away.
 func TestLookupAt(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "access.log")
-	write := func(name, text string, age time.Duration) {
-		full := filepath.Join(dir, name)
-		f, err := os.Create(full)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if filepath.Ext(name) == ".gz" {
-			z := gzip.NewWriter(f)
-			_, err = z.Write([]byte(text))
-			if cerr := z.Close(); err != nil || cerr != nil {
-				t.Fatal(err, cerr)
-			}
-		} else if _, err := f.WriteString(text); err != nil {
-			t.Fatal(err)
-		}
-		at := time.Now().Add(-age)
-		if err := f.Close(); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(full, at, at); err != nil {
-			t.Fatal(err)
-		}
-	}
+	write := func(name, text string, age time.Duration) { writeLog(t, filepath.Join(dir, name), text, age) }
 	write("access.log.2.gz", "2019-01-01 00:00:00.000000 Created 192.0.2.7:3719 [2001:db8::1]:1\n"+
 		"2019-01-01 00:00:00.000000 Created 192.0.2.7:37190 [2001:db8::9]:9\n", 3*time.Hour)
 	write("access.log-20190201", "2019-02-01 00:00:00.000000 Deleted 192.0.2.7:3719 [2001:db8::1]:1\n"+

@@ -3,7 +3,6 @@ package server
 import (
 	"encoding/binary"
 	"errors"
-	"runtime"
 	"testing"
 )
 
@@ -372,36 +371,4 @@ func TestTooManyPrefixesDeleteNothing(t *testing.T) {
 	p := query(clientAddr, 77, 0)
 	p.packet = ip6(clientAddr, addr6{0: 0x20, 12: 198, 13: 51, 14: 100, 15: 1}, 6, tcp(77, 80))
 	x.want(p, refusedPrefixes)
-}
-
-// BenchmarkMemoryPerEntry reports octets of heap for each entry of a full NAT64.
-func BenchmarkMemoryPerEntry(b *testing.B) {
-	for b.Loop() {
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		tb := fullTable(64000)
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(tb.count), "octets/entry")
-		runtime.KeepAlive(tb)
-	}
-}
-
-// fullTable is a NAT64 with n entries of 1000 clients.
-func fullTable(n int) *table {
-	tb := newTable(n, serverPort, noSockets{}, seeded())
-	key := channelKey{ownAddr, nat64Addr}
-	var ch changes
-	tb.authenticate(key, nat64Port, goodToken, ownAddr, 1, &ch)
-	c := tb.channels[key]
-	for i := range n {
-		ch.reset()
-		k := tuple{prefix: wellKnown, client: addr6{0: 0x20, 14: byte(i % 1000 >> 8), 15: byte(i % 1000)}, port: uint16(1 + i/1000)}
-		j, o := tb.create(c, k, 0, nat64Port, 2, &ch)
-		if o == accepted {
-			tb.setAuthenticator(c, j, goodAuth, &ch)
-		}
-	}
-	return tb
 }
