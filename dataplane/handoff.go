@@ -28,38 +28,51 @@ func (w *Worker) capable(server uint32) bool {
 	return w.handoff != nil && w.handoff.Servers.State(server) == conntrack.ServerHandoff
 }
 
+// mayTell says whether the host may be sent anything over a control channel.
+// Not what can be no host, so that a forged source makes us speak to nobody in
+// particular. And not our own addresses: with the same port at both ends we
+// would take what we sent ourselves, tokens and all, for a server's.
+func (w *Worker) mayTell(server uint32) bool {
+	return w.handoff != nil && !w.rules.Pool4.Contains(server) && w.rules.refuse46(server) == NotDropped
+}
+
 // query asks the packet's server for an entry, with a hint which mapped port
 // would suit us: the client's own, if pool4 has it (handoff draft §5).
 func (w *Worker) query(m *meta) {
 	own := w.table.PairedAddress(m.k64.Client)
-	w.tunnel6(m, w.table.Hint(own, m.k64.ClientPort))
+	w.tunnel6(m, own, w.table.Hint(own, m.k64.ClientPort))
 }
 
-// tunnel6 sends the packet to its server over the control channel. hint is 0
-// for packets that need no mapped port.
-func (w *Worker) tunnel6(m *meta, hint uint16) {
-	client := conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo}
+// ofSource is the pool4 address over which the packet's source is spoken of.
+func (w *Worker) ofSource(m *meta) uint32 {
+	return w.table.PairedAddress(conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo})
+}
+
+// tunnel6 sends the packet to its server over the control channel of the pool4
+// address own. hint is 0 for packets that need no mapped port.
+func (w *Worker) tunnel6(m *meta, own uint32, hint uint16) {
 	w.tunnel(m, conntrack.ToServer{
 		Kind: conntrack.Tunnel6, Pool6: m.pool6, MappedPort: hint, Server: m.server,
-		Own: w.table.PairedAddress(client), Client: client,
+		Own: own, Client: conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo},
 	})
 }
 
 // tunnel4 sends the packet to the host that it, or the packet it quotes, has
-// to do with.
+// to do with, which mayTell has approved.
 func (w *Worker) tunnel4(m *meta, server uint32) {
-	if w.handoff == nil {
-		w.drop(m, DropNoMapping)
-		return
-	}
 	w.tunnel(m, conntrack.ToServer{Kind: conntrack.Tunnel4, Server: server, Own: m.p.Dst4})
 }
 
 // tunnel gives the frame to the handoff worker. A packet that a server sent
-// back is never tunnelled again: it would go round for ever.
+// back is never tunnelled again: it would go round for ever. Nor does one go
+// to an address of ours, which only a forged source can name.
 func (w *Worker) tunnel(m *meta, r conntrack.ToServer) {
-	if m.via != viaPort {
+	switch {
+	case m.via != viaPort:
 		w.drop(m, DropReturned)
+		return
+	case w.rules.Pool4.Contains(r.Server):
+		w.drop(m, DropBadSource)
 		return
 	}
 	r.Stranger = !w.capable(r.Server)
@@ -84,10 +97,11 @@ func map6(d Direction) Family {
 
 // notify tells the server of a mapping that is used with it for the first
 // time, whether it listens or not (handoff draft §8). An entry has no room for
-// other prefixes than /96.
+// other prefixes than /96. Behind an address of ours is another client
+// (hairpinning): told of it, we would take ourselves for a handoff server.
 func (w *Worker) notify(s *conntrack.Session) {
 	k := &s.Key
-	if w.rules.Pool6[k.Pool6].Bits != 96 {
+	if w.rules.Pool6[k.Pool6].Bits != 96 || w.rules.Pool4.Contains(k.Server) {
 		return
 	}
 	w.told = true

@@ -179,7 +179,7 @@ func (w *Worker) errorForServer(m *meta) {
 	switch {
 	case w.handoff == nil || q.FragOffset != 0 || q.Kind == packet.KindICMPError || q.Kind == packet.KindICMPOther:
 		w.drop(m, DropErrorWithoutSession)
-	case !w.rules.Pool4.Contains(q.Src4):
+	case !w.rules.Pool4.Contains(q.Src4) || w.rules.Pool4.Contains(q.Dst4):
 		w.drop(m, DropErrorWithoutSession)
 	case packet.Fold(packet.Sum(m.frame[m.p.L4:m.p.End], 0)) != 0xffff:
 		w.drop(m, DropICMPChecksum)

@@ -55,10 +55,11 @@ func (w *Worker) open64(m *meta) {
 // askServer is the handoff part of opening a session from the IPv6 side
 // (handoff draft §8, rules 2 to 4): an entry of the server's in the cache, a
 // mapping of ours that it knows, or a question. It returns false when the
-// NAT64 is to open the session itself.
+// NAT64 is to open the session itself, as it does for its own addresses, behind
+// which is another client.
 func (w *Worker) askServer(m *meta) (done bool) {
 	k := &m.k64
-	if k.Proto == conntrack.ICMP || w.rules.refuse64(m.p.SrcHi, m.p.SrcLo, m.server, int(m.pool6)) != NotDropped {
+	if k.Proto == conntrack.ICMP || w.rules.Pool4.Contains(m.server) || w.rules.refuse64(m.p.SrcHi, m.p.SrcLo, m.server, int(m.pool6)) != NotDropped {
 		return false
 	}
 	if w.overEntry64(m) {
@@ -187,6 +188,8 @@ func (w *Worker) refuseOpening46(m *meta, b *conntrack.BIB) DropReason {
 		return r
 	}
 	switch {
+	case m.via == viaPort && w.rules.Pool4.Contains(m.k46.Server):
+		return DropBadSource // nobody out there has an address of ours
 	case w.rules.AddressDependent && !b.Static && !w.shard.HasSessionWith(b.Client, b.ClientPort, m.k46.Server, m.k46.Proto):
 		w.answer4(m, 3, 13, 0) // RFC 6146 §3.5.1: communication administratively prohibited
 		return DropFiltered
