@@ -56,12 +56,13 @@ generate: ## compile the XDP filter anew (needs clang)
 	@command -v clang >/dev/null || { echo "make generate needs clang: apt-get install clang llvm libbpf-dev"; exit 1; }
 	$(GO) generate ./...
 
-install: ## copy programs and systemd unit below DESTDIR and PREFIX (/usr/local)
+install: ## copy programs and systemd units below DESTDIR and PREFIX (/usr/local)
 	@test -x bin/nat64d || { echo "nothing to install yet: run make first"; exit 1; }
 	install -d '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(UNITDIR)'
 	for p in cmd/*/main.go; do install -m 755 "bin/$$(basename $$(dirname $$p))" '$(DESTDIR)$(PREFIX)/bin/' || exit 1; done
-	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' tools/systemd/nat64d.service > '$(DESTDIR)$(UNITDIR)/nat64d.service'
-	chmod 644 '$(DESTDIR)$(UNITDIR)/nat64d.service'
+	for u in nat64d handoffd; do \
+		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' "tools/systemd/$$u.service" > "$(DESTDIR)$(UNITDIR)/$$u.service" && \
+		chmod 644 "$(DESTDIR)$(UNITDIR)/$$u.service" || exit 1; done
 
 clean: ## remove what was built
 	rm -rf bin
