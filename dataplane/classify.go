@@ -48,7 +48,7 @@ func (w *Worker) classify(b *burst) {
 // (handoff draft §8), any other has no counterpart.
 func (w *Worker) refuseICMP(m *meta) {
 	if m.dir == V6ToV4 && w.capable(m.server) {
-		w.tunnel6(m, 0)
+		w.tunnel6(m, w.ofSource(m), 0)
 		return
 	}
 	w.drop(m, DropICMPType)
@@ -61,7 +61,7 @@ func (w *Worker) refuseICMP(m *meta) {
 // on the IPv4 side with Protocol Unreachable (RFC 1122 §3.2.2.1).
 func (w *Worker) refuseProtocol(m *meta) {
 	if m.dir == V6ToV4 && w.capable(m.server) {
-		w.tunnel6(m, 0)
+		w.tunnel6(m, w.ofSource(m), 0)
 		return
 	}
 	if m.dir == V4ToV6 && w.handoff != nil {

@@ -58,20 +58,20 @@ func (w *Worker) tunnel6(m *meta, own uint32, hint uint16) {
 }
 
 // tunnel4 sends the packet to the host that it, or the packet it quotes, has
-// to do with, which mayTell has approved.
+// to do with.
 func (w *Worker) tunnel4(m *meta, server uint32) {
 	w.tunnel(m, conntrack.ToServer{Kind: conntrack.Tunnel4, Server: server, Own: m.p.Dst4})
 }
 
 // tunnel gives the frame to the handoff worker. A packet that a server sent
 // back is never tunnelled again: it would go round for ever. Nor does one go
-// to an address of ours, which only a forged source can name.
+// where only a forged source can lead.
 func (w *Worker) tunnel(m *meta, r conntrack.ToServer) {
 	switch {
 	case m.via != viaPort:
 		w.drop(m, DropReturned)
 		return
-	case w.rules.Pool4.Contains(r.Server):
+	case !w.mayTell(r.Server):
 		w.drop(m, DropBadSource)
 		return
 	}

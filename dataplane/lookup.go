@@ -65,7 +65,7 @@ func (m *meta) key46() {
 
 func (w *Worker) lookup64(m *meta) {
 	if m.k64.Proto == conntrack.ICMP && w.capable(m.server) {
-		w.tunnel6(m, 0) // handoff draft §8, rule 1: the server answers echoes itself
+		w.tunnel6(m, w.ofSource(m), 0) // handoff draft §8, rule 1: the server answers echoes itself
 		return
 	}
 	if !w.table.Lookup64(&m.k64, m.hash, &m.v64) {
@@ -126,7 +126,8 @@ func (w *Worker) lookupError64(m *meta) {
 		return
 	}
 	if w.capable(m.server) {
-		w.tunnel6(m, 0)
+		// Whoever sent the error, a router often: the entry is the client's.
+		w.tunnel6(m, w.table.PairedAddress(m.k64.Client), 0)
 		return
 	}
 	w.drop(m, DropErrorWithoutSession)
@@ -177,7 +178,7 @@ func (w *Worker) entryOfError46(m *meta) bool {
 func (w *Worker) errorForServer(m *meta) {
 	q := &m.quote
 	switch {
-	case w.handoff == nil || q.FragOffset != 0 || q.Kind == packet.KindICMPError || q.Kind == packet.KindICMPOther:
+	case !w.mayTell(q.Dst4) || q.FragOffset != 0 || q.Kind == packet.KindICMPError || q.Kind == packet.KindICMPOther:
 		w.drop(m, DropErrorWithoutSession)
 	case !w.rules.Pool4.Contains(q.Src4) || w.rules.Pool4.Contains(q.Dst4):
 		w.drop(m, DropErrorWithoutSession)

@@ -160,19 +160,20 @@ func (w *Worker) open46(m *meta) {
 // strangeTo says whether a packet for a mapping of ours goes to its sender over
 // the control channel instead (handoff draft §8, rules 3 to 5 of the IPv4
 // side): a host that speaks handoff, or is filtered, and that the mapping was
-// never used with. Static mappings are open to all.
+// never used with. One that is down counts as if it had never spoken handoff
+// (draft §8). Static mappings are open to all.
 func (w *Worker) strangeTo(m *meta, b *conntrack.BIB) bool {
 	k := &m.k46
-	if w.handoff == nil || b.Static || k.Proto == conntrack.ICMP || w.shard.UsedWith(b.Client, b.ClientPort, k.Server) {
+	if !w.mayTell(k.Server) || b.Static || k.Proto == conntrack.ICMP || w.shard.UsedWith(b.Client, b.ClientPort, k.Server) {
 		return false
 	}
-	return w.rules.AddressDependent || w.handoff.Servers.State(k.Server) != conntrack.ServerUnknown
+	return w.rules.AddressDependent || w.capable(k.Server)
 }
 
 // refuseUnmapped: nobody behind this port. RFC 6146 §3.5.1 has a host
 // unreachable error sent; TCP is answered by silence (§3.5.2.2).
 func (w *Worker) refuseUnmapped(m *meta) {
-	if w.handoff != nil && m.k46.Proto != conntrack.ICMP {
+	if w.handoff != nil && m.k46.Proto != conntrack.ICMP && m.via != viaHairpin {
 		w.tunnel4(m, m.k46.Server) // handoff draft §8, rule 5: the sender may know
 		return
 	}
