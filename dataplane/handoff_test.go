@@ -2,6 +2,9 @@ package dataplane
 
 import (
 	"bytes"
+	"fmt"
+	"net"
+	"net/netip"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -247,5 +250,78 @@ func TestICMPErrorOverEntry(t *testing.T) {
 	got := r.tunnelled(t, 0)
 	if len(got) != 1 || got[0].Kind != conntrack.Tunnel4 || got[0].Server != addr4(serverA) {
 		t.Errorf("an error about a packet of no entry: %+v, want it tunnelled to the server", got)
+	}
+}
+
+// A source that can be no host is forged: nothing is sent on to it.
+func TestNothingIsSentToWhatIsNoHost(t *testing.T) {
+	r := newRig(t, setup{handoff: true})
+	mapped := r.mappedUDP(t, serverA)
+	r.tunnelled(t, 0)
+	for _, src := range []string{"224.0.0.1", "255.255.255.255", "127.0.0.1", "0.0.0.1", "169.254.1.1"} {
+		before := r.drops(DropBadSource)
+		gre := with4(t, func(ip *layers.IPv4) { ip.Protocol, ip.SrcIP = layers.IPProtocolGRE, net.ParseIP(src).To4() })
+		quote := udp4(t, mappedA, 5555, src, 7000, []byte("x"))[ethernetHeader:]
+		unreachable := build(t, ether(layers.EthernetTypeIPv4), ip4(serverA, mappedA, layers.IPProtocolICMPv4),
+			&layers.ICMPv4{TypeCode: layers.CreateICMPv4TypeCode(3, 3)}, gopacket.Payload(quote))
+		out6, out4 := r.from4(udp4(t, src, 7000, mappedA, 5555, nil), udp4(t, src, 7000, mappedA, 9, nil),
+			udp4(t, src, 7000, mappedA, mapped, nil), gre, unreachable)
+		none(t, out6)
+		none(t, out4)
+		if got := r.tunnelled(t, 0); len(got) != 0 {
+			t.Errorf("from %s: told the handoff worker %+v", src, got)
+		}
+		if n := r.drops(DropBadSource) - before; n != 4 {
+			t.Errorf("from %s: %d drops as bad_source, want 4", src, n)
+		}
+	}
+}
+
+// A server that is down counts as if it had never spoken handoff (draft §8):
+// it reaches the mappings of ours as any other host does.
+func TestDownServerIsAPlainHost(t *testing.T) {
+	r := newRig(t, setup{handoff: true})
+	mapped := r.mappedUDP(t, elsewhere)
+	r.tunnelled(t, 0)
+	r.servers.Set(addr4(serverA), conntrack.ServerDown)
+	out6, _ := r.from4(udp4(t, serverA, 1, mappedA, mapped, nil))
+	one(t, out6)
+	got := r.tunnelled(t, 0)
+	if len(got) != 1 || got[0].Kind != conntrack.Notify || int(got[0].MappedPort) != mapped {
+		t.Errorf("%+v, want the server told of the mapping", got)
+	}
+}
+
+// A server has a client's entries under the client's pool4 address, also when
+// a router sends an error about one of them.
+func TestErrorIsAskedAboutUnderTheClientsAddress(t *testing.T) {
+	pool := []conntrack.Pool4Range{{Addr: addr4(mappedA), First: 1024, Last: 65535}, {Addr: addr4(mappedA) + 1, First: 1024, Last: 65535}}
+	r := newRig(t, setup{
+		handoff: true,
+		rules:   func(rs *Rules) { rs.Pool4 = NewRanges4([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/30")}) },
+		table:   func(c *conntrack.Config) { c.Pool4 = pool },
+	})
+	r.servers.Set(addr4(serverA), conntrack.ServerHandoff)
+	inner, udp := ip6(via6(serverA), clientA, layers.IPProtocolUDP), &layers.UDP{SrcPort: 7000, DstPort: 4000}
+	udp.SetNetworkLayerForChecksum(inner)
+	quote := build(t, inner, udp)
+	big := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypePacketTooBig, 0)}
+	hi, lo := hiLo(clientA)
+	want, others := r.table.PairedAddress(conntrack.Addr6{Hi: hi, Lo: lo}), 0
+	for i := range 20 {
+		router := fmt.Sprintf("2001:db8:1::%x", i+1)
+		ip := ip6(router, via6(serverA), layers.IPProtocolICMPv6)
+		big.SetNetworkLayerForChecksum(ip)
+		r.from6(build(t, ether(layers.EthernetTypeIPv6), ip, big, gopacket.Payload(append([]byte{0, 0, 5, 0}, quote...))))
+		got := r.tunnelled(t, 0)
+		if len(got) != 1 || got[0].Own != want {
+			t.Fatalf("error from %s: %+v, want one query under %08x", router, got, want)
+		}
+		if hi, lo := hiLo(router); r.table.PairedAddress(conntrack.Addr6{Hi: hi, Lo: lo}) != want {
+			others++
+		}
+	}
+	if others == 0 {
+		t.Error("every router is paired as the client is: the test shows nothing")
 	}
 }
