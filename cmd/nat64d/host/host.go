@@ -4,11 +4,11 @@
 //
 // What is changed is written to a file before it is changed. An instance that
 // was killed leaves that file behind; the next one finds in it what is ours,
-// takes it over, and gives it back when it stops.
+// takes it over, and gives it back when it stops. The file is locked while its
+// instance lives, so that nobody takes over from the living.
 package host
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,7 +16,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -36,6 +35,7 @@ type Config struct {
 // Changes is what was done to the host. Not safe for concurrent use.
 type Changes struct {
 	file string
+	held *os.File // the undo file, locked
 	log  *slog.Logger
 	undo undo
 }
@@ -50,7 +50,7 @@ type undo struct {
 // Apply makes the changes. Whatever it returns with an error is undone.
 func Apply(c Config) (*Changes, error) {
 	ch := &Changes{file: c.UndoFile, log: c.Log}
-	before, err := readUndo(c.UndoFile)
+	before, err := ch.hold()
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func Apply(c Config) (*Changes, error) {
 		c.Log.Info("taking over what a killed instance left behind", "file", c.UndoFile)
 		ch.undo = *before
 		if err := ch.dropStale(c); err != nil {
-			return nil, err
+			return nil, errors.Join(err, ch.held.Close())
 		}
 	}
 	ch.undo.Interface = c.IPv4Interface
@@ -82,12 +82,12 @@ func (ch *Changes) Revert() error {
 		errs = append(errs, removeAddress(ch.undo.Interface, a))
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return errors.Join(err, ch.held.Close()) // the file stays, for the next instance
 	}
 	if err := os.Remove(ch.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("undo file: %w", err)
+		return errors.Join(fmt.Errorf("undo file: %w", err), ch.held.Close())
 	}
-	return nil
+	return ch.held.Close()
 }
 
 // dropStale removes the addresses of the killed instance that this one does
@@ -174,42 +174,6 @@ func removeAddress(name string, a netip.Addr) error {
 	err = netlink.AddrDel(link, address(a))
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("remove %s from %s: %w", a, name, err)
-	}
-	return nil
-}
-
-func readUndo(file string) (*undo, error) {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("undo file: %w", err)
-	}
-	var u undo
-	if err := json.Unmarshal(data, &u); err != nil {
-		return nil, fmt.Errorf("undo file %s of an earlier instance cannot be read (remove it when its addresses are gone): %w", file, err)
-	}
-	return &u, nil
-}
-
-// save writes the file so that it is whole at every moment.
-func (ch *Changes) save() error {
-	data, err := json.Marshal(&ch.undo)
-	if err != nil {
-		return fmt.Errorf("undo file: %w", err)
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(ch.file), ".undo-*")
-	if err != nil {
-		return fmt.Errorf("undo file: %w", err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err := errors.Join(err, tmp.Close()); err != nil {
-		return fmt.Errorf("undo file %s: %w", tmp.Name(), err)
-	}
-	if err := os.Rename(tmp.Name(), ch.file); err != nil {
-		return fmt.Errorf("undo file: %w", err)
 	}
 	return nil
 }

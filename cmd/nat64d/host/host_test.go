@@ -131,9 +131,11 @@ func TestApplyAndRevert(t *testing.T) {
 func TestTakeOver(t *testing.T) {
 	inNamespace(t)
 	c := config(t, [2]uint16{1024, 40000})
-	if _, err := Apply(c); err != nil { // and never reverted
+	killed, err := Apply(c)
+	if err != nil {
 		t.Fatal(err)
 	}
+	killed.held.Close() // what the kernel does when a process dies
 	c.Assign = []netip.Prefix{netip.MustParsePrefix("192.0.2.65/32")}
 	c.Pool4, c.Ports = c.Assign, [][2]uint16{{2000, 3000}}
 	ch, err := Apply(c)
@@ -145,6 +147,34 @@ func TestTakeOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(t, "stopped", before, "")
+}
+
+// A second instance with the control socket of a living one must not take that
+// one's addresses and settings away, neither when it starts nor when it fails.
+func TestLivingInstanceKeepsItsOwn(t *testing.T) {
+	inNamespace(t)
+	c := config(t, [2]uint16{1024, 40000})
+	first, err := Apply(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := c
+	other.Assign, other.Pool4, other.Ports = nil, nil, nil
+	if _, err := Apply(other); err == nil || !strings.Contains(err.Error(), "control_socket") {
+		t.Errorf("a second instance started: %v", err)
+	}
+	expect(t, "after the second one's failure", during, "1024-40000")
+	if err := first.Revert(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "stopped", before, "")
+	second, err := Apply(other)
+	if err != nil {
+		t.Fatalf("once the first one is gone: %v", err)
+	}
+	if err := second.Revert(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // An address that the host had before stays the host's.
