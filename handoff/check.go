@@ -56,8 +56,16 @@ func (w *Worker) checkEntry(server, own uint32, p *wire.Payload, f *finding) Ref
 	f.entry, f.pool6 = true, uint8(pool6)
 	switch p.PacketVersion {
 	case 4:
+		if errorAbout4(p.Packet, own, server) {
+			f.packet, f.kind = true, conntrack.GotPacket
+			return Accepted
+		}
 		return checkIPv4(server, own, p.Packet, f)
 	case 6:
+		if w.errorAbout6(p.Packet, server, &e.Client) {
+			f.packet, f.kind = true, conntrack.GotPacket
+			return Accepted
+		}
 		return w.checkIPv6(server, &e.Client, p.Packet, f)
 	}
 	return Accepted

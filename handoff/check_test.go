@@ -21,6 +21,20 @@ type control struct {
 	packet  bool
 }
 
+// error4 is a router's ICMP error about a packet.
+func error4(dst uint32, kind byte, quote []byte) []byte {
+	p := udp4(203<<24|113, dst, uint16(kind)<<8, 0, quote)
+	p[9] = protocolICMP
+	return p
+}
+
+// error6 is a router's ICMPv6 error about a packet.
+func error6(dst [16]byte, kind byte, quote []byte) []byte {
+	p := udp6([16]byte{0: 0x20, 1: 1, 15: 9}, dst, uint16(kind)<<8, 0, quote)
+	p[6] = protocolICMPv6
+	return p
+}
+
 // spoofed are payloads that break one rule each (draft §6), sent by server 1.
 func (r *rig) spoofed() []control {
 	s, other := serverAddr(1), serverAddr(2)
@@ -77,6 +91,17 @@ func (r *rig) spoofed() []control {
 		{name: "(b) before translation", payload: auth(r.auth(s, client1), before6), refusal: NotTranslated},
 		{name: "entry with foreign IPv6", payload: r.formC(s, e, udp6(within(other), six, 53, 40000, nil)), refusal: ForeignIPv6},
 		{name: "entry, IPv6 of another client", payload: r.formC(s, e, udp6(octets6(client2), mine, 1, 2, nil)), refusal: OtherClient},
+		{name: "(a) with a router's ICMP error", payload: r.formA(s, error4(ownAddr, 11, udp4(ownAddr, s, 3719, 53, nil))), refusal: ForeignIPv4},
+		{name: "entry, ICMP error about another server's packet", payload: r.formC(s, e, error4(ownAddr, 3, udp4(ownAddr, other, 3719, 53, nil))), refusal: ForeignIPv4},
+		{name: "entry, ICMP error about another address's packet", payload: r.formC(s, e, error4(ownAddr, 3, udp4(otherOwn, s, 3719, 53, nil))), refusal: ForeignIPv4},
+		{name: "entry, ICMP error to another address", payload: r.formC(s, e, error4(otherOwn, 3, udp4(ownAddr, s, 3719, 53, nil))), refusal: ForeignIPv4},
+		{name: "entry, ICMP redirect", payload: r.formC(s, e, error4(ownAddr, 5, udp4(ownAddr, s, 3719, 53, nil))), refusal: ForeignIPv4},
+		{name: "entry, ICMP error cut", payload: r.formC(s, e, error4(ownAddr, 3, udp4(ownAddr, s, 3719, 53, nil)[:19])), refusal: ForeignIPv4},
+		{name: "entry, ICMPv6 error about another server's packet", payload: r.formC(s, e, error6(mine, 1, udp6(within(other), six, 53, 40000, nil))), refusal: OtherClient},
+		{name: "entry, ICMPv6 error about another client's packet", payload: r.formC(s, e, error6(mine, 1, udp6(mine, octets6(client2), 53, 40000, nil))), refusal: OtherClient},
+		{name: "entry, ICMPv6 error to another server", payload: r.formC(s, e, error6(within(other), 1, udp6(mine, six, 53, 40000, nil))), refusal: ForeignIPv6},
+		{name: "entry, ICMPv6 message that is no error", payload: r.formC(s, e, error6(mine, 128, udp6(mine, six, 53, 40000, nil))), refusal: OtherClient},
+		{name: "entry, ICMPv6 error cut", payload: r.formC(s, e, error6(mine, 1, udp6(mine, six, 53, 40000, nil)[:39])), refusal: OtherClient},
 		{name: "entry, IPv6 to another client", payload: r.formC(s, e, udp6(mine, octets6(client2), 1, 2, nil)), refusal: OtherClient},
 	}
 }
@@ -103,6 +128,8 @@ func (r *rig) genuine() []control {
 		{name: "(c) IPv6 after", payload: r.formC(s, e, after6), entry: true, packet: true, kind: conntrack.GotTranslated},
 		{name: "(c) IPv4 before", payload: r.formC(s, e, before4), entry: true, packet: true, kind: conntrack.GotPacket},
 		{name: "(c) IPv4 after", payload: r.formC(s, e, after4), entry: true, packet: true, kind: conntrack.GotTranslated},
+		{name: "(c) with a router's ICMP error", payload: r.formC(s, e, error4(ownAddr, 11, after4)), entry: true, packet: true, kind: conntrack.GotPacket},
+		{name: "(c) with a router's ICMPv6 error", payload: r.formC(s, e, error6(mine, 2, after6)), entry: true, packet: true, kind: conntrack.GotPacket},
 		{name: "(c) with a useless token", payload: wire.AppendEntry(append(slices.Clone(auth), wire.AppendToken(nil, nil)...), &e), entry: true},
 	}
 }
@@ -120,7 +147,7 @@ func within40(server uint32) (b [16]byte) {
 func TestEveryCheck(t *testing.T) {
 	r := newRig(t)
 	s := r.server(1)
-	seen := map[Refusal]bool{NotPool4: true, NotServerPort: true}
+	seen := map[Refusal]bool{NotPool4: true, NotServerPort: true, OwnAddress: true}
 	for _, c := range slices.Concat(r.spoofed(), r.genuine()) {
 		r.lend(1)
 		r.got = r.got[:0]
@@ -208,6 +235,22 @@ func TestNoControlPacket(t *testing.T) {
 	r.until("the wrong address is refused", func() bool { return r.w.Stats().Refused[NotPool4] == 1 })
 	if st := r.w.Stats(); st.Invalid != 2 || len(r.got) != 0 || r.cfg.Servers.State(s.addr) != conntrack.ServerUnknown {
 		t.Errorf("%+v %v", st, r.got)
+	}
+}
+
+// What has a pool4 address as its source we sent ourselves, or somebody else
+// has forged: with one port at both ends our own notification would come back
+// as a valid entry.
+func TestWeAreNoServer(t *testing.T) {
+	r := newRig(t)
+	for i, own := range []uint32{ownAddr, otherOwn} {
+		us := r.hostAt(own, r.cfg.ServerPort)
+		us.send(r.formC(own, entry(client1, 40000, 3719), nil))
+		us.send(r.formA(own, udp4(own, ownAddr, 53, 3719, nil)))
+		r.until("both are refused", func() bool { return r.w.Stats().Refused[OwnAddress] == uint64(2*i+2) })
+		if st := r.w.Stats(); st.Replies != 0 || len(r.got) != 0 || r.cfg.Servers.State(own) != conntrack.ServerUnknown {
+			t.Errorf("%+v %v", st, r.got)
+		}
 	}
 }
 

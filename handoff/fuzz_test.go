@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -126,6 +127,9 @@ func (r *rig) mayDeliver(t *testing.T, g *conntrack.FromServer, p *wire.Payload,
 		return
 	}
 	packet := r.umem.Mem[g.Addr+ethernetHeader:][:g.Len-ethernetHeader]
+	if g.Kind == conntrack.GotPacket && p.Has(wire.TypeEntry) {
+		packet = unwrapped(packet, ownAddr, func(a [16]byte) bool { return a == within(server) || inside40(a, server) })
+	}
 	ours, theirs := octets4(ownAddr), octets4(server)
 	if packet[0]>>4 == 4 {
 		a, b := [4]byte(packet[12:]), [4]byte(packet[16:])
@@ -144,6 +148,26 @@ func (r *rig) mayDeliver(t *testing.T, g *conntrack.FromServer, p *wire.Payload,
 	if !r.w.keys.CheckAuthenticator(octets4(server), client, p.Authenticator) || host != within(server) && !inside40(host, server) {
 		t.Fatalf("%+v %x", g, packet)
 	}
+}
+
+// unwrapped is the packet, or for an ICMP error that came to us or to the
+// server's address the quoted one with its ends exchanged: it went the other
+// way.
+func unwrapped(packet []byte, own uint32, isHost func([16]byte) bool) []byte {
+	if packet[0]>>4 == 4 && packet[9] == 1 && [4]byte(packet[16:]) == octets4(own) {
+		quote := bytes.Clone(packet[int(packet[0]&15)*4:])
+		if len(quote) >= 28 && slices.Contains([]byte{3, 4, 11, 12}, quote[0]) && quote[8]>>4 == 4 {
+			quote = quote[8:]
+			copy(quote[12:], append(bytes.Clone(quote[16:20]), quote[12:16]...))
+			return quote
+		}
+	}
+	if packet[0]>>4 == 6 && packet[6] == 58 && isHost([16]byte(packet[24:])) && len(packet) >= 88 && packet[40] < 128 && packet[48]>>4 == 6 {
+		quote := bytes.Clone(packet[48:])
+		copy(quote[8:], append(bytes.Clone(quote[24:40]), quote[8:24]...))
+		return quote
+	}
+	return packet
 }
 
 // inside40 compares what the /40 prefix fixes: the suffix is free.

@@ -275,6 +275,31 @@ func TestStateFile(t *testing.T) {
 	r.until("a good file is written", func() bool { _, err := readState(path); return err == nil })
 }
 
+// A kill may come before the server has heard of an entry: after the restart it
+// is told of all that live.
+func TestRestartTellsAgain(t *testing.T) {
+	r := newRig(t)
+	s := r.server(1)
+	s.capable()
+	r.time = r.time.Add(time.Second)
+	r.until("it is written", func() bool { return !r.w.servers.dirty && !r.w.saving.Load() })
+	r.sessions = []conntrack.SessionInfo{{
+		Session: conntrack.Session{
+			Key:    conntrack.Key64{Client: client1, ClientPort: 40000, Server: s.addr, ServerPort: 80, Proto: conntrack.TCP},
+			Mapped: ownAddr, MappedPort: 3719,
+		},
+	}}
+	r.restart()
+	r.until("the walk is over", func() bool { return !r.w.walking.Load() && len(r.w.wanted) == 0 && len(r.w.found) == 0 })
+	r.pass(10 * time.Millisecond)
+	if got := s.entries(1); got[0] != entry(client1, 40000, 3719) {
+		t.Errorf("told of %+v", got[0])
+	}
+	if len(r.w.retries.index.keys) == 0 || r.w.retries.index.used != 1 {
+		t.Error("nobody waits for its echo")
+	}
+}
+
 // restart is what a kill and a new start are to the worker.
 func (r *rig) restart() {
 	r.Helper()

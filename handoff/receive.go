@@ -32,6 +32,9 @@ func (w *Worker) take(m *ipv4.Message) Refusal {
 	if !ok || port != w.serverPort {
 		return NotServerPort
 	}
+	if w.own[server] != nil {
+		return OwnAddress
+	}
 	return w.accept(server, own, m.Buffers[0][:m.N])
 }
 

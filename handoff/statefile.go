@@ -134,7 +134,13 @@ func (w *Worker) restore() {
 		w.log.Warn("the known handoff servers are forgotten", "error", err)
 	}
 	for _, k := range known {
+		if w.own[k.addr] != nil {
+			continue // pool4 has grown by what was a server
+		}
 		w.servers.set(w.servers.touch(k.addr), k.state)
+		if k.state == conntrack.ServerHandoff {
+			w.tellAll(k.addr, false) // what was being repeated when we were killed
+		}
 	}
 	w.servers.dirty = err != nil
 }

@@ -16,6 +16,7 @@ const (
 
 	NotPool4         = Refusal(wire.NumStatus) + iota - 1 // the destination is no pool4 address
 	NotServerPort                                         // the source port is not the server port
+	OwnAddress                                            // the source is a pool4 address
 	BadToken                                              // not ours for this source
 	BadAuthenticator                                      // not ours for this source and client
 	ForeignPrefix                                         // the entry's prefix is no /96 of ours
@@ -34,6 +35,7 @@ const (
 var refusalRows = [NumRefusals]struct{ name, meaning, section string }{
 	NotPool4:         {"not_pool4", "the datagram came to an address outside pool4", "§8"},
 	NotServerPort:    {"not_server_port", "the datagram's source port is not the handoff server port", "§8"},
+	OwnAddress:       {"own_address", "the datagram comes from a pool4 address: ours, or forged", "§12"},
 	BadToken:         {"bad_token", "the token is not ours for this sender", "§6, §12"},
 	BadAuthenticator: {"bad_authenticator", "the authenticator is not ours for this sender and client", "§6, §12"},
 	ForeignPrefix:    {"foreign_prefix", "the entry's prefix is no /96 of pool6", "§6"},
