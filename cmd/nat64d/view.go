@@ -241,6 +241,9 @@ func (d *daemon) AddBIB(proto string, client, mapped netip.AddrPort) error {
 	if !t.rules.Pool4.Contains(addr4(mapped.Addr())) {
 		return fmt.Errorf("%s is not a pool4 address", mapped.Addr())
 	}
+	if h := d.cfg.Handoff; h.Enabled && proto == "udp" && int(mapped.Port()) == h.ClientPort {
+		return fmt.Errorf("UDP port %d is that of the control channel (handoff.client_port)", mapped.Port())
+	}
 	st := conntrack.Static{
 		Proto: protoFrom(proto), Client: addr6(client.Addr()), ClientPort: client.Port(),
 		Mapped: addr4(mapped.Addr()), MappedPort: mapped.Port(),

@@ -197,7 +197,12 @@ func (p *parser) checkDenied() {
 	}
 }
 
-// checkHandoff warns of what keeps handoff from working as it could.
+// discardPort is where a server sends the packets that it expects back
+// (handoff draft §9).
+const discardPort = 9
+
+// checkHandoff finds what would take the control channel away, and warns of
+// what keeps handoff from working as it could.
 func (p *parser) checkHandoff() {
 	c := p.config
 	if !c.Handoff.Enabled {
@@ -205,6 +210,15 @@ func (p *parser) checkHandoff() {
 	}
 	if !slices.ContainsFunc(c.Pool6, func(x netip.Prefix) bool { return x.Bits() == 96 }) && len(c.Pool6) > 0 {
 		p.warn("pool6", "has no /96 prefix, and handoff entries exist for no other", `set handoff.enabled to false unless a /96 prefix is coming`)
+	}
+	if c.Handoff.ClientPort == discardPort {
+		p.problem("handoff.client_port", "9 is the port that servers find a NAT64 by", "give another port (handoff draft §9)")
+	}
+	for i, s := range c.StaticBIB {
+		if s.Protocol == "udp" && int(s.Mapped.Port()) == c.Handoff.ClientPort {
+			p.problem(join(p.static[i], "ipv4"), fmt.Sprintf("UDP port %d is that of the control channel", s.Mapped.Port()),
+				"map another port, or give another handoff.client_port")
+		}
 	}
 	if !c.AssignPool4 {
 		p.warn("assign_pool4", "is false while handoff is on", "put the pool4 addresses on this host yourself: the control channel is sent from them")
