@@ -38,11 +38,13 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 	s.arm(i, now, now+s.t.lifetime(k.Proto, se.State), k.Proto)
 	s.countPeer(k, origin, s.peers.add)
 	if k.Proto == Entry {
+		s.recentEntries.add(i)
 		s.stats[statEntriesCached].Add(1)
 		s.stats[statEntries].Add(1)
 		return OK
 	}
 	if origin == OriginHandoff {
+		s.recent.add(i)
 		s.stats[statHandoff].Add(1)
 	}
 	s.stats[statCreated].Add(1)

@@ -38,8 +38,11 @@ type Shard struct {
 	wheel   wheel
 	sweep   sweep
 	credits int64
-	hand    uint32        // where evict goes on
-	swept   atomic.Uint32 // Table.sweeps as of the last sweep carried out
+	hand    uint32  // where evict goes on
+	recent  recents // sessions over entries, for evict
+	// recentEntries is recent for the entries themselves.
+	recentEntries recents
+	swept         atomic.Uint32 // Table.sweeps as of the last sweep carried out
 	// generation numbers sessions; its low 24 bits go into their state words.
 	generation uint32
 	mem        [3]region

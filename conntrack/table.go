@@ -116,6 +116,9 @@ func (t *Table) allocate(c *Config, secret [32]byte) (err error) {
 			return fmt.Errorf("shard %d: %w", i, err)
 		}
 		t.shards = append(t.shards, s)
+		if c.Entries > 0 {
+			s.recent, s.recentEntries = newRecents(c.Sessions), newRecents(c.Entries)
+		}
 		if c.AddressDependent || c.Entries > 0 {
 			if s.peers, err = newPeers(buckets * lanes); err != nil {
 				return fmt.Errorf("shard %d: %w", i, err)
@@ -204,6 +207,10 @@ func (t *Table) FindBIB(p Proto, mapped uint32, port uint16) (BIB, bool) {
 // Flush ends every session. The shards do it bit by bit in their next calls of
 // Expire. Any goroutine.
 func (t *Table) Flush() { t.sweepAll.Add(1) }
+
+// CacheFull says that the next entry takes the place of another. Any
+// goroutine.
+func (t *Table) CacheFull() bool { return t.freeEntries.Load() <= 0 }
 
 // FlushHandoff forgets everything that handoff servers gave: entries and the
 // sessions over them. The servers have it, so nothing breaks. Any goroutine.

@@ -33,6 +33,11 @@ func (w *Worker) takeControl() (taken int) {
 	for i := range n {
 		c := &w.in.control[i]
 		if c.Kind == conntrack.GotEntry {
+			if b.n > 0 && w.table.CacheFull() {
+				// The entries of these packets must not make room for it first.
+				w.process(b)
+				b.n = 0
+			}
 			w.cache(c)
 			continue
 		}
