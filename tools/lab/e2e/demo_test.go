@@ -33,7 +33,7 @@ func gone(t *testing.T, name string) {
 
 func TestDemoPasses(t *testing.T) {
 	needRoot(t)
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), *testTimeout)
 	defer cancel()
 	name := labName(labs.Add(1))
 	var out bytes.Buffer
@@ -52,7 +52,7 @@ func TestDemoPasses(t *testing.T) {
 // A demo that cannot fail would show nothing.
 func TestDemoFailsWithoutATranslator(t *testing.T) {
 	needRoot(t)
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), *testTimeout)
 	defer cancel()
 	nothing, err := exec.LookPath("true")
 	if err != nil {
@@ -115,7 +115,7 @@ func awaitLab(t *testing.T, name string) *lab.Lab {
 // The figures are not judged; that there are some is.
 func TestThroughputMeasuresBothPaths(t *testing.T) {
 	needRoot(t)
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), *testTimeout)
 	defer cancel()
 	rows, err := throughput.Measure(ctx, throughput.Options{Lab: lab.Options{Name: labName(labs.Add(1))}, Binaries: built, Seconds: 1, Runs: 1})
 	if err != nil {

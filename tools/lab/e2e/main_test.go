@@ -104,8 +104,8 @@ type footprint struct {
 }
 
 // testTimeout bounds each test. It is there to end a hanging one, not to
-// measure anything.
-const testTimeout = 3 * time.Minute
+// measure anything; long forms need more.
+var testTimeout = flag.Duration("e2e.timeout", 3*time.Minute, "bound on the time of one test")
 
 // plain builds the network of three hosts and starts nat64d; configure, if
 // given, changes the configuration before that.
@@ -137,7 +137,7 @@ func build(t *testing.T, o lab.Options, configure ...func(map[string]any)) *worl
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), *testTimeout)
 	w := &world{Lab: l, t: t, ctx: ctx, d: l.Daemon(built), client: l.Host("client"), server: l.Host("server"), nat64: l.Host("nat64")}
 	t.Cleanup(func() {
 		if err := l.Down(); err != nil {
