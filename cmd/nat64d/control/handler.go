@@ -3,9 +3,11 @@ package control
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 )
 
@@ -36,8 +38,8 @@ type bibRequest struct {
 //	POST /v1/flush?handoff=true             nothing
 //	POST /v1/bib/add, /v1/bib/remove        {"protocol", "client", "mapped"}
 //
-// Every error is {"error": "…"}.
-func handler(d Daemon) http.Handler {
+// Every error is {"error": "…"}. Once cutting is set, walks end.
+func handler(d Daemon, cutting *atomic.Bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Status()) })
 	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Stats()) })
@@ -48,15 +50,15 @@ func handler(d Daemon) http.Handler {
 			writeError(w, http.StatusBadRequest, err)
 			return
 		}
-		streamSessions(w, d, f)
+		streamSessions(newLineWriter(w, cutting), d, f)
 	})
 	mux.HandleFunc("GET /v1/bib", func(w http.ResponseWriter, _ *http.Request) {
-		lines := newLineWriter(w)
+		lines := newLineWriter(w, cutting)
 		d.BIB(func(e BIBEntry) bool { return lines.write(e) })
 		lines.close()
 	})
 	mux.HandleFunc("GET /v1/servers", func(w http.ResponseWriter, _ *http.Request) {
-		lines := newLineWriter(w)
+		lines := newLineWriter(w, cutting)
 		d.Servers(func(s HandoffServer) bool { return lines.write(s) })
 		lines.close()
 	})
@@ -77,11 +79,11 @@ func handler(d Daemon) http.Handler {
 
 // streamSessions writes the sessions that f chooses while the daemon walks its
 // tables. Filter and limit are applied here, whatever the daemon did with them.
-func streamSessions(w http.ResponseWriter, d Daemon, f SessionFilter) {
-	lines, left := newLineWriter(w), f.Limit
+func streamSessions(lines *lineWriter, d Daemon, f SessionFilter) {
+	left := f.Limit
 	d.Sessions(f, func(s Session) bool {
 		if !f.Match(&s) {
-			return true
+			return lines.wanted()
 		}
 		left--
 		return lines.write(s) && left != 0
@@ -133,23 +135,34 @@ func writeError(w http.ResponseWriter, code int, err error) {
 // lineWriter streams JSON objects, one a line, with bounded memory. It belongs
 // to one request.
 type lineWriter struct {
-	buf  *bufio.Writer
-	enc  *json.Encoder
-	ctrl *http.ResponseController
-	n    int
-	err  error
+	buf     *bufio.Writer
+	enc     *json.Encoder
+	ctrl    *http.ResponseController
+	cutting *atomic.Bool
+	n       int
+	err     error
 }
 
-func newLineWriter(w http.ResponseWriter) *lineWriter {
+var errStopping = errors.New("nat64d is stopping")
+
+func newLineWriter(w http.ResponseWriter, cutting *atomic.Bool) *lineWriter {
 	w.Header().Set("Content-Type", lineType)
-	l := &lineWriter{buf: bufio.NewWriterSize(w, 64<<10), ctrl: http.NewResponseController(w)}
+	l := &lineWriter{cutting: cutting, buf: bufio.NewWriterSize(w, 64<<10), ctrl: http.NewResponseController(w)}
 	l.enc = json.NewEncoder(l.buf)
 	return l
 }
 
+// wanted says whether more lines are.
+func (l *lineWriter) wanted() bool {
+	if l.err == nil && l.cutting.Load() {
+		l.err = errStopping
+	}
+	return l.err == nil
+}
+
 // write adds a line and says whether more is wanted.
 func (l *lineWriter) write(v any) bool {
-	if l.err == nil {
+	if l.wanted() {
 		if l.n%flushEvery == 0 {
 			l.err = l.ctrl.SetWriteDeadline(time.Now().Add(stallTimeout))
 		}

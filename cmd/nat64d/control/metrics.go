@@ -48,6 +48,15 @@ var metricRows = [...]struct{ name, labels, help string }{
 	{"nat64_sessions_created_total", "", "Sessions created."},
 	{"nat64_sessions_expired_total", "", "Sessions that timed out."},
 	{"nat64_bib_entries", "", "Mappings in the BIB."},
+	{"nat64_handoff_servers", "", "Servers that speak handoff."},
+	{"nat64_handoff_entries", "", "Entries of servers in the cache."},
+	{"nat64_handoff_notifications_total", "", "Entries told to servers."},
+	{"nat64_handoff_queries_total", "", "IPv6 packets sent to servers to decide."},
+	{"nat64_handoff_tunnelled_total", "", "IPv4 packets sent to servers."},
+	{"nat64_handoff_replies_total", "", "Valid control packets from servers."},
+	{"nat64_handoff_invalid_total", "", "Datagrams to the control port that were refused."},
+	{"nat64_handoff_entries_cached_total", "", "Entries of servers taken into the cache."},
+	{"nat64_handoff_entries_purged_total", "", "Entries of servers forgotten."},
 }
 
 func newCollector(d Daemon) *collector {
@@ -95,6 +104,8 @@ func collectStatus(s Status, send sendFunc) {
 	send("nat64_sessions", float64(s.Sessions.Used))
 	send("nat64_sessions_capacity", float64(s.Sessions.Capacity))
 	send("nat64_bib_entries", float64(s.BIB.Used))
+	send("nat64_handoff_servers", float64(s.Handoff.Servers))
+	send("nat64_handoff_entries", float64(s.Handoff.CachedEntries))
 }
 
 func collectStats(s Stats, send sendFunc) {
@@ -118,4 +129,11 @@ func collectStats(s Stats, send sendFunc) {
 	}
 	send("nat64_sessions_created_total", float64(s.Sessions.Created))
 	send("nat64_sessions_expired_total", float64(s.Sessions.Expired))
+	send("nat64_handoff_notifications_total", float64(s.Handoff.Notifications))
+	send("nat64_handoff_queries_total", float64(s.Handoff.Queries))
+	send("nat64_handoff_tunnelled_total", float64(s.Handoff.Tunnelled))
+	send("nat64_handoff_replies_total", float64(s.Handoff.Replies))
+	send("nat64_handoff_invalid_total", float64(s.Handoff.Invalid))
+	send("nat64_handoff_entries_cached_total", float64(s.Handoff.EntriesCached))
+	send("nat64_handoff_entries_purged_total", float64(s.Handoff.EntriesPurged))
 }

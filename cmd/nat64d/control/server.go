@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,6 +22,11 @@ type Server struct {
 	metrics net.Addr
 	log     *slog.Logger
 	wg      sync.WaitGroup
+
+	// gate is held for reading by every request under way. Close locks it for
+	// good: from then on nobody uses the Daemon, whose tables may go.
+	gate    sync.RWMutex
+	cutting atomic.Bool // walks over tables end at the next entry
 }
 
 // Start binds the control socket at path and the metrics address ("" for none)
@@ -40,13 +46,13 @@ func Start(path, metricsAddr string, d Daemon, log *slog.Logger) (*Server, error
 		s.metrics = l.Addr()
 		s.serve(l, metricsHandler(d, log), "metrics")
 	}
-	s.serve(socket, handler(d), "control")
+	s.serve(socket, handler(d, &s.cutting), "control")
 	return s, nil
 }
 
 func (s *Server) serve(l net.Listener, h http.Handler, name string) {
 	hs := &http.Server{
-		Handler:           h,
+		Handler:           s.gated(h),
 		ReadHeaderTimeout: headerTimeout,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
@@ -58,18 +64,39 @@ func (s *Server) serve(l net.Listener, h http.Handler, name string) {
 	})
 }
 
+// gated lets requests in until Close has waited for the last one.
+func (s *Server) gated(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.gate.TryRLock() {
+			panic(http.ErrAbortHandler)
+		}
+		defer s.gate.RUnlock()
+		h.ServeHTTP(w, r)
+	})
+}
+
 // MetricsAddr is where metrics are served; nil when they are not.
 func (s *Server) MetricsAddr() net.Addr { return s.metrics }
 
 // Close stops answering and removes the socket. Requests under way may finish
-// until ctx ends; then they are cut off.
+// until ctx ends; then they are cut off, which is no error: a reader that has
+// stopped reading must not keep a translator from stopping well. When it
+// returns, the Daemon is not in use any more.
 func (s *Server) Close(ctx context.Context) error {
 	var errs []error
 	for _, hs := range s.servers {
-		if err := hs.Shutdown(ctx); err != nil {
-			errs = append(errs, fmt.Errorf("finishing control requests: %w", err), hs.Close())
+		err := hs.Shutdown(ctx)
+		if err != nil && ctx.Err() != nil {
+			s.log.Warn("cut off requests that did not end", "reason", err)
+			s.cutting.Store(true)
+			err = hs.Close()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("finishing control requests: %w", err))
 		}
 	}
+	s.cutting.Store(true)
 	s.wg.Wait()
+	s.gate.Lock()
 	return errors.Join(errs...)
 }
