@@ -58,7 +58,7 @@ type Pool4 struct {
 
 // Workers says how many workers run and where.
 type Workers struct {
-	Count int   // 0: one for each queue that both interfaces have
+	Count int   // 0: one, which serves all queues
 	CPUs  []int // CPU of each worker; empty: not pinned
 }
 
