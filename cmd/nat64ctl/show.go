@@ -92,6 +92,20 @@ func writeStats(out *bufio.Writer, s *control.Stats) error {
 	t.row("", "SESSIONS", "")
 	t.row("created", count(s.Sessions.Created), "")
 	t.row("expired", count(s.Sessions.Expired), "")
+	if h := &s.Handoff; *h != (control.HandoffCounts{}) {
+		t.row("", "", "")
+		t.row("", "HANDOFF", "")
+		for _, row := range []struct {
+			name string
+			n    uint64
+		}{
+			{"entries told to servers", h.Notifications}, {"packets for servers, IPv6", h.Queries},
+			{"packets for servers, IPv4", h.Tunnelled}, {"answers of servers", h.Replies},
+			{"refused at the control port", h.Invalid}, {"entries cached", h.EntriesCached}, {"entries purged", h.EntriesPurged},
+		} {
+			t.row(row.name, count(row.n), "")
+		}
+	}
 	err := t.close()
 	if dropped > 0 {
 		_, werr := out.WriteString("\nnat64ctl drops says why packets were dropped.\n")

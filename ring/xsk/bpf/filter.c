@@ -11,7 +11,11 @@
 //            echo request identifier of a static mapping          -> socket
 //            ICMP error   quoting a packet that we sent           -> socket
 //            fragment     that follows one of ours                -> socket
-//   all else, and queues without a socket                         -> kernel
+//            other protocols that the configuration names         -> socket
+//   all else                                                      -> kernel
+//
+// What is the translator's on a queue without a socket, between two instances,
+// is dropped: the kernel would answer it.
 //
 // Every packet access lies behind a comparison with data_end, and every
 // length read from a packet is compared with what the packet has.
