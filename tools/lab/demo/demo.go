@@ -1,5 +1,6 @@
 // Package demo shows a NAT64 at work to a person at a terminal: it builds a
-// network, carries TCP, UDP and ICMP through nat64d, and says what came back.
+// network, carries TCP, UDP and ICMP through nat64d, lets the server take over
+// the connection table, and says what came of it.
 package demo
 
 import (
@@ -45,6 +46,7 @@ type show struct {
 	Options
 	lab    *lab.Lab
 	daemon *lab.Daemon
+	server *lab.Handoffd
 	web    string // the web server, as the client calls it
 	step   int
 	failed []string
@@ -83,7 +85,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		s.print("\nFAIL: %s\n", strings.Join(s.failed, "; "))
 		return errors.New(strings.Join(s.failed, "; "))
 	}
-	s.print("\nPASS: TCP, UDP and ICMP went through nat64d both ways, in %.0f s\n", time.Since(start).Seconds())
+	s.print("\nPASS: TCP, UDP and ICMP went through nat64d both ways, and a download outlived its loss of memory, in %.0f s\n", time.Since(start).Seconds())
 	if o.Keep {
 		s.print("The network is still up: try `nat64lab exec --name %s client -- sh`, and `nat64lab down --name %s` when done.\n", s.lab.Options.Name, s.lab.Options.Name)
 	}
@@ -95,7 +97,7 @@ func (s *show) print(format string, args ...any) { fmt.Fprintf(s.Out, format, ar
 // perform runs the steps. An error ends the demonstration; what a step finds
 // wrong with the traffic goes to failed, and the next step still runs.
 func (s *show) perform(ctx context.Context) error {
-	s.daemon = s.lab.Daemon(s.Binaries)
+	s.daemon, s.server = s.lab.Daemon(s.Binaries), s.lab.Handoffd("server", s.Binaries)
 	if err := s.start(ctx); err != nil {
 		return err
 	}
@@ -119,7 +121,8 @@ func (s *show) perform(ctx context.Context) error {
 		{"ICMP: ping", s.ping},
 		{"ICMP errors: traceroute", s.trace},
 		{"nat64ctl sessions", s.sessions},
-		{"nat64ctl stats", s.stats},
+		{"Handoff: the server takes over the connection table, and nat64d loses its memory", s.handoff},
+		{"nat64ctl stats, since the new start", s.stats},
 	} {
 		s.heading(act.name)
 		if err := act.run(ctx); err != nil {
@@ -133,11 +136,16 @@ func (s *show) perform(ctx context.Context) error {
 	if s.Keep {
 		return nil
 	}
-	s.heading("Stop nat64d")
+	s.heading("Stop handoffd and nat64d")
+	if s.server.Running() {
+		if err := s.server.Stop(); err != nil {
+			return err
+		}
+	}
 	if err := s.daemon.Stop(); err != nil {
 		return err
 	}
-	s.print("    it gave back what it held and ended with exit code 0\n")
+	s.print("    nat64d gave back what it held, both ended with exit code 0\n")
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"handoff64/tools/lab"
@@ -18,7 +19,7 @@ import (
 const sumTrailer = "X-Sha256"
 
 // Web is an HTTP server in a host. GET /octets?n=N answers with a stream of N
-// octets and its checksum, PUT /sink with the checksum of what it was sent.
+// octets and its checksum, at most R a second with &rate=R; PUT /sink with the checksum of what it was sent.
 type Web struct {
 	server http.Server
 	done   chan struct{}
@@ -55,11 +56,38 @@ func sendOctets(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "n must be a number of octets", http.StatusBadRequest)
 		return
 	}
+	rate := int64(0)
+	if text := r.URL.Query().Get("rate"); text != "" {
+		if rate, err = strconv.ParseInt(text, 10, 64); err != nil || rate < 1 {
+			http.Error(w, "rate must be a number of octets a second", http.StatusBadRequest)
+			return
+		}
+	}
 	w.Header().Set("Trailer", sumTrailer)
 	s := NewStream(n)
-	if _, err := io.CopyBuffer(w, s, make([]byte, 256<<10)); err == nil {
+	if _, err := io.CopyBuffer(w, &paced{s, rate, time.Now(), 0}, make([]byte, 256<<10)); err == nil {
 		w.Header().Set(sumTrailer, hex.EncodeToString(s.Sum()))
 	}
+}
+
+// paced reads no faster than so many octets a second, or as fast as it can for
+// 0. For one goroutine.
+type paced struct {
+	r     io.Reader
+	rate  int64
+	start time.Time
+	count int64
+}
+
+// Read implements io.Reader.
+func (p *paced) Read(b []byte) (int, error) {
+	if p.rate > 0 {
+		time.Sleep(time.Until(p.start.Add(time.Duration(float64(p.count) / float64(p.rate) * float64(time.Second)))))
+		b = b[:min(len(b), 16<<10)]
+	}
+	n, err := p.r.Read(b)
+	p.count += int64(n)
+	return n, err
 }
 
 func sinkOctets(w http.ResponseWriter, r *http.Request) {
@@ -89,7 +117,25 @@ func transport(h lab.Host) *http.Transport {
 // Download fetches n octets from the web server at address ("[…]:80") and
 // compares their checksum with the server's.
 func Download(ctx context.Context, h lab.Host, address string, n int64) (Transfer, error) {
-	url := fmt.Sprintf("http://%s/octets?n=%d", address, n)
+	return download(ctx, h, fmt.Sprintf("http://%s/octets?n=%d", address, n), n, io.Discard)
+}
+
+// DownloadSlowly is Download at a given number of octets a second. got counts
+// them as they come.
+func DownloadSlowly(ctx context.Context, h lab.Host, address string, n, rate int64, got *atomic.Int64) (Transfer, error) {
+	return download(ctx, h, fmt.Sprintf("http://%s/octets?n=%d&rate=%d", address, n, rate), n, counter{got})
+}
+
+// counter is an io.Writer that adds up what it is given.
+type counter struct{ n *atomic.Int64 }
+
+// Write implements io.Writer.
+func (c counter) Write(p []byte) (int, error) {
+	c.n.Add(int64(len(p)))
+	return len(p), nil
+}
+
+func download(ctx context.Context, h lab.Host, url string, n int64, also io.Writer) (Transfer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return Transfer{}, fmt.Errorf("download %s: %w", url, err)
@@ -101,7 +147,7 @@ func Download(ctx context.Context, h lab.Host, address string, n int64) (Transfe
 	}
 	defer resp.Body.Close()
 	sum := sha256.New()
-	got, err := io.CopyBuffer(sum, resp.Body, make([]byte, 256<<10))
+	got, err := io.CopyBuffer(io.MultiWriter(sum, also), resp.Body, make([]byte, 256<<10))
 	t := Transfer{Octets: got, Elapsed: time.Since(start), SHA256: hex.EncodeToString(sum.Sum(nil))}
 	if err != nil {
 		return t, fmt.Errorf("download %s: after %d octets: %w", url, got, err)
