@@ -35,6 +35,11 @@ type Config struct {
 	UMEM    *ring.UMEM                                    // that all frames lie in
 	Walk    func(func(conntrack.SessionInfo) bool)        // all live sessions; for any goroutine
 
+	// Mapped says whether a mapping of our own still is the client's. An entry is
+	// not told again once it is gone: the port may be another client's by then.
+	// nil: mappings last. For any goroutine.
+	Mapped func(own uint32, port uint16, client conntrack.Addr6, clientPort uint16) bool
+
 	Log *slog.Logger
 }
 

@@ -228,6 +228,33 @@ func TestRetryOfChangedEntry(t *testing.T) {
 	}
 }
 
+// A mapping that has ended is not told again: by then its port may be another
+// client's, and the server would take that one's entry away.
+func TestNoRetryForEndedMapping(t *testing.T) {
+	live := true
+	r := newRig(t, func(c *Config) {
+		c.Mapped = func(own uint32, port uint16, client conntrack.Addr6, clientPort uint16) bool {
+			return live && own == ownAddr && port == 2000 && client == client1 && clientPort == 1
+		}
+	})
+	s := r.server(1)
+	s.capable()
+	r.notify(s.addr, client1, 1, 2000)
+	r.pass(0)
+	r.pass(10 * time.Millisecond)
+	s.entries(1)
+	r.pass(time.Second)
+	r.pass(10 * time.Millisecond)
+	s.entries(1)
+	live = false
+	r.pass(2 * time.Second)
+	r.pass(10 * time.Millisecond)
+	s.none()
+	if st := r.w.Stats(); st.Retries != 1 || st.Outlived != 1 || r.w.retries.index.used != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // The oldest entry gives way when too many wait for their echo.
 func TestRetriesCrowded(t *testing.T) {
 	r := newRetries()

@@ -134,6 +134,11 @@ func (w *Worker) tellAgain(i int32, level uint8) {
 		r.remove(i) // nobody there to echo it; it is sent once the server is back
 		return
 	}
+	if w.mapped != nil && !w.mapped(k.own, r.slots[i].mappedPort, k.client, k.clientPort) {
+		w.count.outlived.Add(1)
+		r.remove(i)
+		return
+	}
 	if level == retryLevels-1 {
 		w.count.unanswered.Add(1)
 		r.remove(i)

@@ -92,6 +92,7 @@ type Stats struct {
 	Retries      uint64 // entries told again for want of an echo
 	Acknowledged uint64 // entries that their server has echoed
 	Unanswered   uint64 // entries given up on after the last repetition
+	Outlived     uint64 // entries whose mapping ended before their server had echoed them
 	Crowded      uint64 // entries whose repetition was given up for newer ones
 
 	Limited   uint64 // strangers' packets not answered
@@ -117,7 +118,7 @@ type Stats struct {
 // counters are Stats as they are counted: by the worker alone, read by anybody.
 type counters struct {
 	notifications, payloads, queries, tunnelled, replies, entries, packets atomic.Uint64
-	retries, acknowledged, unanswered, crowded                             atomic.Uint64
+	retries, acknowledged, unanswered, crowded, outlived                   atomic.Uint64
 	limited, noEntry, sendFull, sendError, ringFull, noFrame, tooBig       atomic.Uint64
 	wentDown, otherErrors, serversFull, serversGone                        atomic.Uint64
 	keyFailures, saveFailures                                              atomic.Uint64
@@ -131,7 +132,7 @@ func (w *Worker) Stats() Stats {
 	s := Stats{
 		Notifications: c.notifications.Load(), Payloads: c.payloads.Load(), Queries: c.queries.Load(),
 		Tunnelled: c.tunnelled.Load(), Replies: c.replies.Load(), Entries: c.entries.Load(), Packets: c.packets.Load(),
-		Retries: c.retries.Load(), Acknowledged: c.acknowledged.Load(), Unanswered: c.unanswered.Load(), Crowded: c.crowded.Load(),
+		Retries: c.retries.Load(), Acknowledged: c.acknowledged.Load(), Unanswered: c.unanswered.Load(), Outlived: c.outlived.Load(), Crowded: c.crowded.Load(),
 		Limited: c.limited.Load(), NoEntry: c.noEntry.Load(), SendFull: c.sendFull.Load(), SendError: c.sendError.Load(),
 		RingFull: c.ringFull.Load(), NoFrame: c.noFrame.Load(), TooBig: c.tooBig.Load(),
 		WentDown: c.wentDown.Load(), OtherErrors: c.otherErrors.Load(),

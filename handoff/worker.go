@@ -53,6 +53,7 @@ type Worker struct {
 	owner      func(conntrack.Addr6, uint16) int
 	umem       *ring.UMEM
 	walk       func(func(conntrack.SessionInfo) bool)
+	mapped     func(own uint32, port uint16, client conntrack.Addr6, clientPort uint16) bool
 	log        *slog.Logger
 	clock      func() time.Time
 	seed       maphash.Seed
@@ -100,7 +101,7 @@ func open(c Config, clock func() time.Time) (*Worker, error) {
 	}
 	w := &Worker{
 		serverPort: c.ServerPort, clientPort: c.ClientPort, batchDelay: int64(c.BatchDelay), stateFile: c.stateFile(),
-		links: c.Links, workerWake: c.WorkerWake, owner: c.Owner, umem: c.UMEM, walk: c.Walk, log: c.Log, clock: clock,
+		links: c.Links, workerWake: c.WorkerWake, owner: c.Owner, umem: c.UMEM, walk: c.Walk, mapped: c.Mapped, log: c.Log, clock: clock,
 		seed: maphash.MakeSeed(), keys: keys, own: make(map[uint32][]byte), start: clock(),
 		wakes: make([]bool, len(c.Links)), out: newOutbox(c.ServerPort), batch: newBatcher(), retries: newRetries(),
 		strangers: newStrangers(c.StrangersPerSecond), wanted: make(map[uint32]bool),
