@@ -115,7 +115,11 @@ func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
 			}
 		})
 	}
-	wg.Go(func() { d.followMACs(ctx, t) })
+	wg.Go(func() {
+		if err := d.followLinks(ctx, t); err != nil {
+			cancel(err)
+		}
+	})
 	if t.handoff != nil {
 		wg.Go(func() {
 			if err := t.handoff.Run(ctx); err != nil {
@@ -133,23 +137,28 @@ func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
 	return nil
 }
 
-// macInterval is how soon a changed address of our own interfaces is noticed.
-const macInterval = 200 * time.Millisecond
+// linkInterval is how soon a change of our own interfaces is noticed.
+const linkInterval = 200 * time.Millisecond
 
-// followMACs tells the filter when an interface gets another MAC address:
-// frames to other addresses are not ours.
-func (d *daemon) followMACs(ctx context.Context, t *translator) {
-	tick := time.NewTicker(macInterval)
+// followLinks tells the filter when an interface gets another MAC address:
+// frames to other addresses are not ours. An interface that is taken away is an
+// error: filter and sockets went with it, and one that gets its name later is
+// another, which only a new start can take up.
+func (d *daemon) followLinks(ctx context.Context, t *translator) error {
+	tick := time.NewTicker(linkInterval)
 	defer tick.Stop()
 	seen := t.hops.Load()
 	for {
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-tick.C:
 		}
 		now := t.hops.Load()
 		for _, l := range [2][2]nexthop.Link{{seen.IPv6, now.IPv6}, {seen.IPv4, now.IPv4}} {
+			if l[1].Gone {
+				return fmt.Errorf("interface %s was taken away; start nat64d again once it is back", l[1].Name)
+			}
 			if l[0].MAC == l[1].MAC {
 				continue
 			}

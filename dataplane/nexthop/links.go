@@ -85,12 +85,14 @@ func (a addrMsg) same(o addrMsg) bool {
 // link describes one side for a snapshot.
 func (t *linkTable) link(side Side) Link {
 	m := t.links[side]
+	_, there := t.flags[t.ifindex[side]]
 	l := Link{
 		Index: int(t.ifindex[side]),
 		Name:  m.name,
 		MAC:   m.mac,
 		MTU:   m.mtu,
 		Up:    m.flags&unix.IFF_UP != 0 && m.flags&unix.IFF_LOWER_UP != 0,
+		Gone:  !there,
 	}
 	var best4, best6 int
 	for _, a := range t.addrs {

@@ -343,6 +343,18 @@ func TestLinkDownAndUp(t *testing.T) {
 	l.wait("no carrier", func(s *Snapshot) bool { return !s.IPv4.Up })
 }
 
+// An interface that is taken away is gone, not just down.
+func TestLinkVanishes(t *testing.T) {
+	l := newLab(t, Config{})
+	must(t, l.router.LinkSetDown(l.four))
+	l.wait("the link is down", func(s *Snapshot) bool { return !s.IPv4.Up })
+	if s := l.table.Load(); s.IPv4.Gone || s.IPv6.Gone {
+		t.Errorf("gone before it is: IPv4 %+v, IPv6 %+v", s.IPv4, s.IPv6)
+	}
+	must(t, l.router.LinkDel(l.four))
+	l.wait("the link is gone", func(s *Snapshot) bool { return s.IPv4.Gone && !s.IPv6.Gone })
+}
+
 func TestLinkAndAddressChanges(t *testing.T) {
 	l := newLab(t, Config{})
 	must(t, l.router.RouteAdd(l.route("::/0", "fe80::2", l.six)))

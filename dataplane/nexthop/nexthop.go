@@ -96,6 +96,7 @@ type Link struct {
 	MAC   [6]byte
 	MTU   uint32
 	Up    bool // administratively up and with a carrier
+	Gone  bool // deleted, or moved to another namespace: it does not come back
 
 	Addr6Hi, Addr6Lo uint64 // the best global address, else link-local, else zero
 	Addr4            uint32 // the primary address, else zero
