@@ -137,39 +137,6 @@ func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
 	return nil
 }
 
-// linkInterval is how soon a change of our own interfaces is noticed.
-const linkInterval = 200 * time.Millisecond
-
-// followLinks tells the filter when an interface gets another MAC address:
-// frames to other addresses are not ours. An interface that is taken away is an
-// error: filter and sockets went with it, and one that gets its name later is
-// another, which only a new start can take up.
-func (d *daemon) followLinks(ctx context.Context, t *translator) error {
-	tick := time.NewTicker(linkInterval)
-	defer tick.Stop()
-	seen := t.hops.Load()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		now := t.hops.Load()
-		for _, l := range [2][2]nexthop.Link{{seen.IPv6, now.IPv6}, {seen.IPv4, now.IPv4}} {
-			if l[1].Gone {
-				return fmt.Errorf("interface %s was taken away; start nat64d again once it is back", l[1].Name)
-			}
-			if l[0].MAC == l[1].MAC {
-				continue
-			}
-			if err := t.device.SetMAC(l[1].Index, l[1].MAC); err != nil {
-				d.log.Error("the filter does not follow", "interface", l[1].Name, "error", err)
-			}
-		}
-		seen = now
-	}
-}
-
 func (d *daemon) hostConfig() host.Config {
 	c := host.Config{
 		UndoFile: d.cfg.ControlSocket + ".undo", IPv4Interface: d.cfg.IPv4Interface,

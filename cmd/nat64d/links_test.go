@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"handoff64/cmd/nat64d/config"
 	"handoff64/dataplane/nexthop"
 )
 
@@ -39,7 +40,7 @@ func TestVanishedInterfaceEndsTheDaemon(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hops.Close()
-	d := &daemon{log: log}
+	d := &daemon{cfg: &config.Config{XDP: config.XDP{FrameSize: 2048}}, log: log}
 	ended := make(chan error, 1)
 	go func() { ended <- d.followLinks(t.Context(), &translator{hops: hops}) }()
 	if err := netlink.LinkDel(pair); err != nil {
@@ -47,5 +48,23 @@ func TestVanishedInterfaceEndsTheDaemon(t *testing.T) {
 	}
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "was taken away") {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestWarnsOfPacketsThatFitNoFrame(t *testing.T) {
+	for _, c := range []struct {
+		frame int
+		mtu   uint32
+		want  string
+	}{
+		{2048, 1500, ""}, {2048, 1774, ""}, {2048, 1775, "xdp.frame_size to 4096"}, {2048, 9000, "largest_packet=1774"},
+		{4096, 3822, ""}, {4096, 9000, "to 3822"},
+	} {
+		var said strings.Builder
+		d := &daemon{cfg: &config.Config{XDP: config.XDP{FrameSize: c.frame}}, log: slog.New(slog.NewTextHandler(&said, nil))}
+		d.warnOfMTU(nexthop.Link{Name: "four", MTU: c.mtu})
+		if !strings.Contains(said.String(), c.want) || (c.want == "") != (said.Len() == 0) {
+			t.Errorf("frames of %d, MTU %d: said %q, want %q", c.frame, c.mtu, said.String(), c.want)
+		}
 	}
 }

@@ -20,6 +20,10 @@ const (
 	frameOverhead = 256 + 18
 )
 
+// LargestPacket is the largest IP packet that fits a frame. The kernel drops
+// larger ones before nat64d sees them.
+func (x *XDP) LargestPacket() int { return x.FrameSize - frameOverhead }
+
 // check finds what can only be seen once the whole file is read. A part that
 // has problems already is not judged again.
 func (p *parser) check() {
@@ -92,7 +96,7 @@ func (p *parser) checkMTU() {
 	if p.bad("mtu") || p.bad("xdp.frame_size") || p.bad("lowest_ipv6_mtu") {
 		return
 	}
-	most := c.XDP.FrameSize - frameOverhead
+	most := c.XDP.LargestPacket()
 	fix := fmt.Sprintf("give at most %d", most)
 	if c.XDP.FrameSize < 4096 {
 		fix += ", or xdp.frame_size 4096"
