@@ -110,7 +110,7 @@ func xdpFields(x *XDP) []field {
 			}
 			x.FrameSize = v.GetInt()
 		}, ""},
-		{"frames_per_queue", powerOfTwo(&x.FramesPerQueue, 128, maxFrames), ""},
+		{"frames_per_queue", powerOfTwo(&x.FramesPerQueue, 256, maxFrames), ""},
 		{"ring_size", powerOfTwo(&x.RingSize, 64, maxRing), ""},
 	}
 }
