@@ -16,7 +16,7 @@ LDFLAGS := -X main.version=$(VERSION)
 # The end-to-end tests drive programs that are built without the race detector.
 RACE = $(shell $(GO) list ./... | grep -v /tools/lab)
 
-.PHONY: build test race fuzz bench lint demo generate install clean help
+.PHONY: build test race soak fuzz bench lint demo generate install clean help
 
 build: ## build every program into bin/ (the default)
 	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -28,6 +28,10 @@ test: ## run every test; without root, those that can run without it
 
 race: ## run the tests under the race detector (needs a C compiler), end to end ones aside
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $(RACE)
+
+soak: ## run the long forms of the handoff tests (needs root, and about half an hour)
+	$(GO) test -count=1 -v -timeout 4h -run 'TestHandoff(NoEntryIsEverLost|MoreConnectionsThanPorts|GarbageToNat64d)' ./tools/lab/e2e \
+		-e2e.timeout=2h -handoff.crashes=200 -handoff.connections=60000 -handoff.garbage=10000000
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \

@@ -57,7 +57,7 @@ func commands() []command {
 		{"down", "", "take a network down, whatever is left of it", nameFlag, runDown},
 		{"exec", "HOST -- CMD [ARG...]", "run a program in a host: client, nat64, server, r6, r4, ...", nameFlag, runExec},
 		{"list", "", "list the networks that are up", func(*flag.FlagSet, *settings) {}, runList},
-		{"demo", "", "show TCP, UDP and ICMP going through nat64d", demoFlags, runDemo},
+		{"demo", "", "show TCP, UDP, ICMP and handoff going through nat64d", demoFlags, runDemo},
 		{"throughput", "", "measure TCP through nat64d beside plain kernel forwarding", throughputFlags, runThroughput},
 	}
 }
