@@ -15,17 +15,19 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 	for name, call := range map[string]func(){
 		"lookup 64": func() {
 			h := f.Hash64(&k)
-			f.Touch64(h)
-			f.TouchSlot64(h)
-			if !f.Lookup64(&k, h, &v64) {
+			hashes, at := [1]uint64{h}, [1]uint32{}
+			f.Touch64(hashes[:])
+			f.Locate64(hashes[:], at[:])
+			if !f.LookupAt64(&k, h, at[0], &v64) || !f.Lookup64(&k, h, &v64) {
 				t.Fatal("lost")
 			}
 		},
 		"lookup 46": func() {
 			h := f.Hash46(&k46)
-			f.Touch46(h)
-			f.TouchSlot46(h)
-			if !f.Lookup46(&k46, h, &v46) {
+			hashes, at := [1]uint64{h}, [1]uint32{}
+			f.Touch46(hashes[:])
+			f.Locate46(hashes[:], at[:])
+			if !f.LookupAt46(&k46, h, at[0], &v46) || !f.Lookup46(&k46, h, &v46) {
 				t.Fatal("lost")
 			}
 		},

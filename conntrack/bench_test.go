@@ -38,6 +38,7 @@ const benchBurst = 64
 
 func (f *fixture) bench64(b *testing.B, keys []Key64) {
 	var hashes [benchBurst]uint64
+	var slots [benchBurst]uint32
 	var views [benchBurst]View64
 	b.ReportAllocs()
 	at := 0
@@ -47,13 +48,11 @@ func (f *fixture) bench64(b *testing.B, keys []Key64) {
 		}
 		for j := range benchBurst {
 			hashes[j] = f.Hash64(&keys[(at+j)%len(keys)])
-			f.Touch64(hashes[j])
 		}
+		f.Touch64(hashes[:])
+		f.Locate64(hashes[:], slots[:])
 		for j := range benchBurst {
-			f.TouchSlot64(hashes[j])
-		}
-		for j := range benchBurst {
-			if !f.Lookup64(&keys[(at+j)%len(keys)], hashes[j], &views[j]) {
+			if !f.LookupAt64(&keys[(at+j)%len(keys)], hashes[j], slots[j], &views[j]) {
 				b.Fatal("lost a session")
 			}
 		}
@@ -63,6 +62,7 @@ func (f *fixture) bench64(b *testing.B, keys []Key64) {
 
 func (f *fixture) bench46(b *testing.B, keys []Key46) {
 	var hashes [benchBurst]uint64
+	var slots [benchBurst]uint32
 	var views [benchBurst]View46
 	b.ReportAllocs()
 	at := 0
@@ -72,13 +72,11 @@ func (f *fixture) bench46(b *testing.B, keys []Key46) {
 		}
 		for j := range benchBurst {
 			hashes[j] = f.Hash46(&keys[(at+j)%len(keys)])
-			f.Touch46(hashes[j])
 		}
+		f.Touch46(hashes[:])
+		f.Locate46(hashes[:], slots[:])
 		for j := range benchBurst {
-			f.TouchSlot46(hashes[j])
-		}
-		for j := range benchBurst {
-			if !f.Lookup46(&keys[(at+j)%len(keys)], hashes[j], &views[j]) {
+			if !f.LookupAt46(&keys[(at+j)%len(keys)], hashes[j], slots[j], &views[j]) {
 				b.Fatal("lost a session")
 			}
 		}
@@ -140,8 +138,8 @@ func (f *fixture) insertBurst(first int, now Tick) {
 	for j := range keys {
 		keys[j] = flow(first + j)
 		hashes[j] = f.Hash64(&keys[j])
-		f.Touch64(hashes[j])
 	}
+	f.Touch64(hashes[:])
 	for j := range keys {
 		if f.Lookup64(&keys[j], hashes[j], &v) {
 			f.tb.Fatal("found a session that nobody opened")

@@ -94,8 +94,8 @@ func (t *Table) Owner(client Addr6, port uint16) int {
 	return int(t.hash.owner(t.hash.client(client, port)))
 }
 
-// Hash64 hashes a key for Touch64 and Lookup64.
+// Hash64 hashes a key for Touch64, Locate64 and Lookup64.
 func (t *Table) Hash64(k *Key64) uint64 { return t.hash.key64(k) }
 
-// Hash46 hashes a key for Touch46 and Lookup46.
+// Hash46 hashes a key for Touch46, Locate46 and Lookup46.
 func (t *Table) Hash46(k *Key46) uint64 { return t.hash.key46(k) }

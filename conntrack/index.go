@@ -36,7 +36,8 @@ type index struct {
 }
 
 // query is a key laid out like a slot's words: client, w[2], and the matched
-// bits of w[4]. For direction 46, lo holds the mapped address instead.
+// bits of w[4]. For direction 46, lo holds the mapped address instead. It is
+// passed by value, which is in registers.
 type query struct{ hi, lo, w2, tail uint64 }
 
 // tagOf makes 1–255 out of a hash's 16 low bits.
@@ -65,28 +66,17 @@ func matches(word, tag uint64) uint64 {
 	return (x - laneOnes) &^ x & laneHighs
 }
 
-// touch loads an entry's first bucket.
-func (x *index) touch(h uint64) uint64 { return x.tags[x.bucketOf(h)].Load() }
-
-// touchSlot loads the first slot whose tag matches. Without a match it loads
-// the last lane's, which costs less than a mispredicted branch.
-func (x *index) touchSlot(h uint64) uint32 {
-	b := x.bucketOf(h)
-	m := matches(x.tags[b].Load(), tagOf(h))
-	i := b*lanes + uint64(bits.TrailingZeros64(m|1<<55))>>3
-	return x.slots[i].seq.Load()
-}
-
-// find64 finds a slot by its IPv6 side and copies it.
-func (x *index) find64(h uint64, q *query, w *words) (i, seq uint32, ok bool) {
+// find64 finds a slot by its IPv6 side. What else the caller reads of the slot
+// counts only if its seq is still the one returned.
+func (x *index) find64(h uint64, q query) (s *slot, i, seq uint32) {
 	tag, b := tagOf(h), x.bucketOf(h)
 	for range probeBound {
 		word := x.tags[b].Load()
 		for m := matches(word, tag); m != 0; m &= m - 1 {
 			i = uint32(b)*lanes + uint32(bits.TrailingZeros64(m))>>3
-			seq, ok = x.slots[i].load(w)
-			if ok && w[0] == q.hi && w[1] == q.lo && w[2] == q.w2 && w[4]&mask64 == q.tail {
-				return i, seq, true
+			s = &x.slots[i]
+			if seq = s.seq.Load(); seq&1 == 0 && s.is64(q) {
+				return s, i, seq
 			}
 		}
 		if word>>56 == 0 {
@@ -94,19 +84,19 @@ func (x *index) find64(h uint64, q *query, w *words) (i, seq uint32, ok bool) {
 		}
 		b = x.next(b, tag)
 	}
-	return 0, 0, false
+	return nil, 0, 0
 }
 
-// find46 finds a slot by its IPv4 side and copies it.
-func (x *index) find46(h uint64, q *query, w *words) (i, seq uint32, ok bool) {
+// find46 finds a slot by its IPv4 side, as find64 does.
+func (x *index) find46(h uint64, q query) (s *slot, i, seq uint32) {
 	tag, b := tagOf(h), x.bucketOf(h)
 	for range probeBound {
 		word := x.tags[b].Load()
 		for m := matches(word, tag); m != 0; m &= m - 1 {
 			i = uint32(b)*lanes + uint32(bits.TrailingZeros64(m))>>3
-			seq, ok = x.slots[i].load(w)
-			if ok && w[2] == q.w2 && w[3]>>32 == q.lo && w[4]&mask46 == q.tail {
-				return i, seq, true
+			s = &x.slots[i]
+			if seq = s.seq.Load(); seq&1 == 0 && s.is46(q) {
+				return s, i, seq
 			}
 		}
 		if word>>56 == 0 {
@@ -114,7 +104,7 @@ func (x *index) find46(h uint64, q *query, w *words) (i, seq uint32, ok bool) {
 		}
 		b = x.next(b, tag)
 	}
-	return 0, 0, false
+	return nil, 0, 0
 }
 
 // free finds an empty slot for a hash without taking it. Owner only.

@@ -76,10 +76,8 @@ func (s *Shard) refuse(se *Session, origin Origin) Verdict {
 // pool6 prefix: what comes back can be translated to one of them, and the
 // newer one is meant.
 func (s *Shard) displace(k46 *Key46, h46 uint64) {
-	q := query{0, uint64(k46.Mapped), pack(k46.Server, k46.MappedPort, k46.ServerPort), k46.Proto.code()}
-	var w words
-	if _, _, ok := s.index46.find46(h46, &q, &w); ok {
-		s.removeSlot(w.peer())
+	if other, _, _ := s.index46.find46(h46, k46.query()); other != nil {
+		s.removeSlot(uint32(other.w[4].Load() >> 32))
 	}
 }
 

@@ -107,19 +107,10 @@ func kindOf(p Proto) kind {
 
 // code packs a Proto into three bits. Zero means "no protocol": an empty slot
 // matches no key.
-func (p Proto) code() uint64 {
-	switch p {
-	case ICMP:
-		return 1
-	case TCP:
-		return 2
-	case UDP:
-		return 3
-	case Entry:
-		return 4
-	}
-	return 0
-}
+func (p Proto) code() uint64 { return uint64(protoCodes[p]) }
+
+// protoCodes is read only.
+var protoCodes = [256]uint8{ICMP: 1, TCP: 2, UDP: 3, Entry: 4}
 
 // protoOf is the inverse of code.
 func protoOf(code uint64) Proto {

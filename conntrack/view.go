@@ -51,40 +51,11 @@ func (v *View64) SetHop(hop uint32) { v.slot.setHop(v.seq, v.Hop, hop); v.Hop = 
 // SetHop caches the next hop of this direction.
 func (v *View46) SetHop(hop uint32) { v.slot.setHop(v.seq, v.Hop, hop); v.Hop = hop }
 
-// Touch64 brings the bucket of a hash towards the cache. A worker calls it for
-// a whole burst before the lookups, so that their misses overlap.
-func (t *Table) Touch64(h uint64) uint64 { return t.shards[h>>56].index64.touch(h) }
-
-// Touch46 is Touch64 for the other direction.
-func (t *Table) Touch46(h uint64) uint64 { return t.shards[h>>56].index46.touch(h) }
-
-// TouchSlot64 brings the slot that Touch64's bucket names towards the cache: the
-// second pass over a burst, worth its while when the table is bigger than the
-// cache.
-func (t *Table) TouchSlot64(h uint64) uint32 { return t.shards[h>>56].index64.touchSlot(h) }
-
-// TouchSlot46 is TouchSlot64 for the other direction.
-func (t *Table) TouchSlot46(h uint64) uint32 { return t.shards[h>>56].index46.touchSlot(h) }
-
 // Lookup64 finds the session of an IPv6 packet; h is Hash64(k). Any goroutine
 // may call it at any time; it takes no lock and waits for nobody.
 func (t *Table) Lookup64(k *Key64, h uint64, v *View64) bool {
-	var w words
-	x := &t.shards[h>>56].index64
-	q := query{k.Client.Hi, k.Client.Lo, pack(k.Server, k.ClientPort, k.ServerPort),
-		uint64(k.Pool6)<<8 | k.Proto.code()}
-	i, seq, ok := x.find64(h, &q, &w)
-	if !ok {
-		return false
-	}
-	s := &x.slots[i]
-	v.slot, v.seq, v.state, v.self, v.peer = s, seq, s.state.Load(), i, w.peer()
-	if v.State() == stateRevoked {
-		return false
-	}
-	v.Mapped, v.MappedPort, v.Delta = w.mapped(), uint16(w[3]>>16), uint16(w[3])
-	v.Hop, v.Owner, v.Origin = s.hop.Load(), uint8(h>>56), w.origin()
-	return s.seq.Load() == seq
+	s, i, seq := t.shards[h>>56].index64.find64(h, k.query())
+	return s != nil && v.fill(s, i, seq, h)
 }
 
 // Lookup46 finds the session of an IPv4 packet; h is Hash46(k). It looks into
@@ -103,19 +74,35 @@ func (t *Table) Lookup46(k *Key46, h uint64, v *View46) bool {
 }
 
 func (t *Table) lookup46(shard uint64, k *Key46, h uint64, v *View46) bool {
-	var w words
-	x := &t.shards[shard].index46
-	q := query{0, uint64(k.Mapped), pack(k.Server, k.MappedPort, k.ServerPort), k.Proto.code()}
-	i, seq, ok := x.find46(h, &q, &w)
-	if !ok {
-		return false
-	}
-	s := &x.slots[i]
-	v.slot, v.seq, v.state, v.self, v.peer = s, seq, s.state.Load(), i, w.peer()
-	if v.State() == stateRevoked {
-		return false
-	}
-	v.Client, v.ClientPort, v.Delta = Addr6{w[0], w[1]}, uint16(w[3]>>16), uint16(w[3])
-	v.Hop, v.Pool6, v.Owner, v.Origin = s.hop.Load(), w.pool6(), uint8(shard), w.origin()
-	return s.seq.Load() == seq
+	s, i, seq := t.shards[shard].index46.find46(h, k.query())
+	return s != nil && v.fill(s, i, seq, shard)
+}
+
+func (k *Key64) query() query {
+	return query{k.Client.Hi, k.Client.Lo, pack(k.Server, k.ClientPort, k.ServerPort), uint64(k.Pool6)<<8 | k.Proto.code()}
+}
+
+func (k *Key46) query() query {
+	return query{0, uint64(k.Mapped), pack(k.Server, k.MappedPort, k.ServerPort), k.Proto.code()}
+}
+
+// fill copies what a packet needs out of a slot that matched, unless the
+// session went meanwhile. h carries the shard in its top octet.
+func (v *View64) fill(s *slot, i, seq uint32, h uint64) bool {
+	v.slot, v.seq, v.self = s, seq, i
+	w3, w4 := s.w[3].Load(), s.w[4].Load()
+	v.Mapped, v.MappedPort, v.Delta = uint32(w3>>32), uint16(w3>>16), uint16(w3)
+	v.peer, v.Origin, v.Owner = uint32(w4>>32), Origin(w4>>4&0xf), uint8(h>>56)
+	v.Hop, v.state = s.hop.Load(), s.state.Load()
+	return s.seq.Load() == seq && v.State() != stateRevoked
+}
+
+func (v *View46) fill(s *slot, i, seq uint32, shard uint64) bool {
+	v.slot, v.seq, v.self = s, seq, i
+	v.Client.Hi, v.Client.Lo = s.w[0].Load(), s.w[1].Load()
+	w3, w4 := s.w[3].Load(), s.w[4].Load()
+	v.ClientPort, v.Delta = uint16(w3>>16), uint16(w3)
+	v.peer, v.Pool6, v.Origin, v.Owner = uint32(w4>>32), uint8(w4>>8), Origin(w4>>4&0xf), uint8(shard)
+	v.Hop, v.state = s.hop.Load(), s.state.Load()
+	return s.seq.Load() == seq && v.State() != stateRevoked
 }

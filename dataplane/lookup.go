@@ -5,27 +5,26 @@ import (
 	"handoff64/dataplane/packet"
 )
 
-// lookup finds every packet's session: first all keys are hashed and the first
-// cache line of each search is touched, so that the misses of a burst overlap;
-// then the sessions are read. What has none goes the slow path.
+// search collects, for one direction, the packets of a burst that need a
+// session. Owned by the worker; nothing in it survives the step.
+type search struct {
+	n      int
+	hashes [BurstSize]uint64
+	slots  [BurstSize]uint32 // where each session probably lies
+	who    [BurstSize]uint8  // position in the burst
+}
+
+func (s *search) add(i int, hash uint64) {
+	s.hashes[s.n&(BurstSize-1)], s.who[s.n&(BurstSize-1)] = hash, uint8(i)
+	s.n++
+}
+
+// lookup finds every packet's session in passes over the burst, so that the
+// cache misses of all its packets overlap (see conntrack's probe.go). What has
+// no session goes the slow path.
 func (w *Worker) lookup(b *burst) {
-	var touched uint64
-	for i := range b.n {
-		m := &b.meta[i]
-		if m.verdict != undecided || m.class != classSession {
-			continue
-		}
-		if m.dir == V6ToV4 {
-			m.key64()
-			m.hash = w.table.Hash64(&m.k64)
-			touched ^= w.table.Touch64(m.hash)
-		} else {
-			m.key46()
-			m.hash = w.table.Hash46(&m.k46)
-			touched ^= w.table.Touch46(m.hash)
-		}
-	}
-	w.touched = touched // keeps the compiler from dropping the loads
+	s64, s46 := &w.search[V6ToV4], &w.search[V4ToV6]
+	s64.n, s46.n = 0, 0
 	for i := range b.n {
 		m := &b.meta[i]
 		switch {
@@ -33,10 +32,34 @@ func (w *Worker) lookup(b *burst) {
 		case m.class == classError:
 			w.lookupError(m)
 		case m.dir == V6ToV4:
-			w.lookup64(m)
+			m.key64()
+			s64.add(i, w.table.Hash64(&m.k64))
 		default:
-			w.lookup46(m)
+			m.key46()
+			s46.add(i, w.table.Hash46(&m.k46))
 		}
+	}
+	w.lookupAll64(b, s64)
+	w.lookupAll46(b, s46)
+}
+
+func (w *Worker) lookupAll64(b *burst, s *search) {
+	w.table.Touch64(s.hashes[:s.n])
+	w.table.Locate64(s.hashes[:s.n], s.slots[:s.n])
+	for i := range s.n {
+		m := &b.meta[s.who[i]]
+		m.hash = s.hashes[i]
+		w.lookup64(m, s.slots[i])
+	}
+}
+
+func (w *Worker) lookupAll46(b *burst, s *search) {
+	w.table.Touch46(s.hashes[:s.n])
+	w.table.Locate46(s.hashes[:s.n], s.slots[:s.n])
+	for i := range s.n {
+		m := &b.meta[s.who[i]]
+		m.hash = s.hashes[i]
+		w.lookup46(m, s.slots[i])
 	}
 }
 
@@ -63,12 +86,12 @@ func (m *meta) key46() {
 	}
 }
 
-func (w *Worker) lookup64(m *meta) {
+func (w *Worker) lookup64(m *meta, at uint32) {
 	if m.k64.Proto == conntrack.ICMP && w.capable(m.server) {
 		w.tunnel6(m, w.ofSource(m), 0) // handoff draft §8, rule 1: the server answers echoes itself
 		return
 	}
-	if !w.table.Lookup64(&m.k64, m.hash, &m.v64) {
+	if !w.table.LookupAt64(&m.k64, m.hash, at, &m.v64) {
 		w.open64(m)
 		return
 	}
@@ -79,8 +102,8 @@ func (w *Worker) lookup64(m *meta) {
 	}
 }
 
-func (w *Worker) lookup46(m *meta) {
-	if !w.table.Lookup46(&m.k46, m.hash, &m.v46) {
+func (w *Worker) lookup46(m *meta, at uint32) {
+	if !w.table.LookupAt46(&m.k46, m.hash, at, &m.v46) {
 		w.open46(m)
 		return
 	}

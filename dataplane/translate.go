@@ -71,7 +71,12 @@ func (w *Worker) translate64(m *meta) {
 		f := w.errorFlow64(m)
 		m.start, m.end, s = xlat.Error6to4(m.frame, &m.p, &m.quote, &f, &w.opts)
 	} else {
-		f := xlat.Flow64{Src: m.v64.Mapped, Dst: m.server, SrcPort: m.v64.MappedPort, DstPort: m.p.DstPort, Delta: w.delta64(m)}
+		// field by field: a literal is made aside and copied, and a wide load of
+		// narrow stores has to wait until they have left the store buffer
+		var f xlat.Flow64
+		f.Delta = w.delta64(m)
+		f.Src, f.Dst = m.v64.Mapped, m.server
+		f.SrcPort, f.DstPort = m.v64.MappedPort, m.p.DstPort
 		m.start, s = xlat.V6ToV4(m.frame, &m.p, &f, &w.opts)
 		m.end = int(m.p.End)
 	}
@@ -127,7 +132,8 @@ func (w *Worker) translate46(m *meta) {
 		w.drop(m, DropTooBig4)
 		return
 	}
-	f := w.flow46(m)
+	var f xlat.Flow46
+	w.flow46(m, &f)
 	start, s := xlat.V4ToV6(m.frame, &m.p, &f, &w.opts)
 	if s != xlat.OK {
 		w.drop(m, translateReasons[s])
@@ -141,13 +147,11 @@ func (w *Worker) translate46(m *meta) {
 
 // flow46 is what the session says of a packet towards the client. The source
 // carries the server's IPv4 address in the prefix that the client used.
-func (w *Worker) flow46(m *meta) xlat.Flow46 {
+func (w *Worker) flow46(m *meta, f *xlat.Flow46) {
 	v := &m.v46
-	f := xlat.Flow46{
-		DstHi: v.Client.Hi, DstLo: v.Client.Lo, SrcPort: m.p.SrcPort, DstPort: v.ClientPort, Delta: v.Delta,
-	}
 	f.SrcHi, f.SrcLo = w.rules.Pool6[v.Pool6].Embed(m.p.Src4)
-	return f
+	f.DstHi, f.DstLo = v.Client.Hi, v.Client.Lo
+	f.SrcPort, f.DstPort, f.Delta = m.p.SrcPort, v.ClientPort, v.Delta
 }
 
 // errorFlow64 addresses an ICMP error from the IPv6 side. Its source becomes

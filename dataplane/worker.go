@@ -72,14 +72,14 @@ type Worker struct {
 	random uint64
 	limit  bucket
 
-	main    burst // packets as they come from a port
-	turn    burst // hairpin: translated once, going round again
-	parked  park
-	in      inbox
-	gave    uint64 // bit set: workers that were given something in this round
-	touched uint64
-	opts    xlat.Options
-	waker   waker
+	main   burst // packets as they come from a port
+	turn   burst // hairpin: translated once, going round again
+	parked park
+	in     inbox
+	gave   uint64 // bit set: workers that were given something in this round
+	search [2]search
+	opts   xlat.Options
+	waker  waker
 
 	counters counters
 }
