@@ -11,7 +11,7 @@ import (
 // All that handoff servers gave can go at any moment: connections ask for
 // their entries again and go on.
 func TestHandoffFlushUnderLoad(t *testing.T) {
-	w := plain(t)
+	w := build(t, lab.Options{Queues: 2}, func(config map[string]any) { config["workers"] = map[string]any{"count": 2} })
 	w.adopted()
 	f := w.plainFlows(9000, 16)
 	udp := w.observers(netip.AddrPortFrom(w.Server(), 7), 8)

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"handoff64/tools/lab"
 )
 
 // lose takes the session tables away that a killed nat64d has left.
@@ -22,7 +25,16 @@ func (w *world) lose() {
 // a handoff server; also when its own memory of them is gone, because the
 // server has it.
 func TestHandoffNat64dKilled(t *testing.T) {
-	w := plain(t)
+	needRoot(t)
+	for workers := 1; workers <= 2; workers++ {
+		t.Run(fmt.Sprintf("%d workers", workers), func(t *testing.T) { nat64dKilled(t, workers) })
+	}
+}
+
+func nat64dKilled(t *testing.T, workers int) {
+	w := build(t, lab.Options{Queues: workers}, func(config map[string]any) {
+		config["workers"] = map[string]any{"count": workers}
+	})
 	h := w.adopted()
 	f := w.plainFlows(9000, 8)
 	udp := w.observers(netip.AddrPortFrom(w.Server(), 7), 8)
@@ -109,6 +121,29 @@ func TestHandoffIdleBeyondEveryTimeout(t *testing.T) {
 		f.Hold(first&upwards == 0, first&downwards == 0)
 		w.flowsGoOn(f, first, fmt.Sprintf("after the pause, directions %b first", first))
 		w.unchanged(udp, "after the pause")
+		f.Hold(false, false)
+	}
+	w.must(f.Finish())
+}
+
+// Tokens whose key is long gone when somebody speaks again are no obstacle: the
+// server asks anew whether the NAT64 is who it was.
+func TestHandoffSilenceLongerThanAllKeys(t *testing.T) {
+	w := plain(t, shortTimeouts, handoffSet("key_rotation", "1s"))
+	w.adopted()
+	f := w.plainFlows(9000, 4)
+	for _, first := range []int{upwards, downwards} {
+		w.flowsGoOn(f, bothWays, "before the silence")
+		f.Hold(true, true)
+		rotations := strings.Count(w.d.Log(), "keys rotated")
+		w.eventually("all keys of before are gone", time.Minute, func() error {
+			if n := strings.Count(w.d.Log(), "keys rotated") - rotations; n < 10 {
+				return fmt.Errorf("%d rotations", n)
+			}
+			return nil
+		})
+		f.Hold(first&upwards == 0, first&downwards == 0)
+		w.flowsGoOn(f, first, fmt.Sprintf("after the silence, directions %b first", first))
 		f.Hold(false, false)
 	}
 	w.must(f.Finish())
