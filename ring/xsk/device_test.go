@@ -285,6 +285,19 @@ func TestFallbacksAreLogged(t *testing.T) {
 	}
 }
 
+// Sockets are opened twice where there is no zero copy; what is said about the
+// interfaces is said once.
+func TestMissingQueuesAreNamedOnce(t *testing.T) {
+	w := newWires(t, 1)
+	var log bytes.Buffer
+	cfg := w.config(ModeNative)
+	cfg.Log, cfg.Workers = slog.New(slog.NewTextHandler(&log, nil)), 4
+	openDevice(t, cfg)
+	if n := strings.Count(log.String(), "fewer workers than configured"); n != 2 {
+		t.Errorf("said %d times, want once for each interface:\n%s", n, &log)
+	}
+}
+
 func TestRequiredFeaturesAreErrors(t *testing.T) {
 	w := newWires(t, 1)
 	cfg := w.config(ModeNative)

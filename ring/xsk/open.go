@@ -133,6 +133,7 @@ func (d *Device) attachFresh(s *side) error {
 // openAllSockets opens the sockets of both interfaces with zero copy, else
 // with copying: all sockets of one UMEM are of one kind.
 func (d *Device) openAllSockets() error {
+	d.warnOfWorkers()
 	zc := d.cfg.ZeroCopy != Off
 	for _, s := range d.sides {
 		if s.mode == ModeGeneric && zc {
@@ -210,14 +211,19 @@ func (d *Device) workerCount() int {
 	for _, s := range d.sides {
 		n = min(n, s.link.rxQueues, s.link.txQueues)
 	}
-	if n < d.cfg.Workers {
-		for _, s := range d.sides {
+	return n
+}
+
+// warnOfWorkers names the interfaces that keep the configured workers from
+// running.
+func (d *Device) warnOfWorkers() {
+	for _, s := range d.sides {
+		if min(s.link.rxQueues, s.link.txQueues) < d.cfg.Workers {
 			d.log.Warn("fewer workers than configured: each needs a queue of its own on both interfaces",
 				"interface", s.link.name, "rx_queues", s.link.rxQueues, "tx_queues", s.link.txQueues,
-				"configured", d.cfg.Workers, "workers", n)
+				"configured", d.cfg.Workers, "workers", d.workerCount())
 		}
 	}
-	return n
 }
 
 // dealFrames gives each worker the frames of its queues.
