@@ -149,6 +149,28 @@ func TestTakeOver(t *testing.T) {
 	expect(t, "stopped", before, "")
 }
 
+// What the killed instance reserved, and the next one does not, is given back
+// at once.
+func TestTakeOverReservesNoMore(t *testing.T) {
+	inNamespace(t)
+	c := config(t, [2]uint16{1024, 40000})
+	killed, err := Apply(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.held.Close()
+	c.Ports = [][2]uint16{{1024, 65535}}
+	ch, err := Apply(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "running", during, "")
+	if err := ch.Revert(); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "stopped", before, "")
+}
+
 // A second instance with the control socket of a living one must not take that
 // one's addresses and settings away, neither when it starts nor when it fails.
 func TestLivingInstanceKeepsItsOwn(t *testing.T) {
@@ -197,22 +219,35 @@ func TestForeignAddressStays(t *testing.T) {
 	expect(t, "stopped", []string{"192.0.2.1/24", "192.0.2.64/32"}, "")
 }
 
-// The host keeps ephemeral ports for its other addresses.
+// The host keeps ephemeral ports for its other addresses, of which it has some
+// even without another IPv4 address: IPv6 and loopback.
 func TestPortsAreLeftToTheHost(t *testing.T) {
 	inNamespace(t)
-	var said strings.Builder
-	c := config(t, [2]uint16{1024, 65535})
-	c.Log = slog.New(slog.NewTextHandler(&said, nil))
-	ch, err := Apply(c)
+	link, err := netlink.LinkByName("four")
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect(t, "running", during, "")
-	if !strings.Contains(said.String(), "not reserving") {
-		t.Errorf("nothing was said about it: %q", said.String())
-	}
-	if err := ch.Revert(); err != nil {
-		t.Fatal(err)
+	for _, addrs := range [][]string{before, nil} {
+		var said strings.Builder
+		c := config(t, [2]uint16{1024, 65535})
+		c.Log = slog.New(slog.NewTextHandler(&said, nil))
+		ch, err := Apply(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "running", slices.Concat(addrs, during[1:]), "")
+		if !strings.Contains(said.String(), "not reserving") {
+			t.Errorf("nothing was said about it: %q", said.String())
+		}
+		if err := ch.Revert(); err != nil {
+			t.Fatal(err)
+		}
+		if addrs != nil {
+			own := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(24, 32)}}
+			if err := netlink.AddrDel(link, own); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 

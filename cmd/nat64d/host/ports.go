@@ -22,16 +22,15 @@ const enoughPorts = 1024
 
 // reserve keeps the kernel from giving the NAT's ports to local programs when
 // a pool4 address is the host's own: their answers would be taken for the
-// NAT's. The setting holds for all addresses of the host, so where it would
-// leave programs no ports although the host has other addresses to use them
-// on, it is left alone.
+// NAT's. The setting holds for all addresses of the host, IPv6 and loopback
+// too, so where it would leave programs no ports it is left alone.
 func (ch *Changes) reserve(c Config) error {
-	own, other, err := ownAddresses(c.Pool4)
+	own, err := ownsAddress(c.Pool4)
 	if err != nil {
 		return err
 	}
 	if !own {
-		return nil
+		return ch.unreserve()
 	}
 	before, err := readTrimmed(reservedFile)
 	if err != nil {
@@ -49,11 +48,11 @@ func (ch *Changes) reserve(c Config) error {
 	if err != nil {
 		return err
 	}
-	if left < enoughPorts && other {
+	if left < enoughPorts {
 		ch.log.Warn("not reserving the NAT's ports in the kernel: local programs would have too few; "+
 			"give pool4 a smaller range or move ip_local_port_range if local programs use the pool4 addresses",
 			"ephemeral_ports_left", left)
-		return nil
+		return ch.unreserve()
 	}
 	ch.undo.Reserved = &before
 	if err := ch.save(); err != nil {
@@ -62,24 +61,28 @@ func (ch *Changes) reserve(c Config) error {
 	return writeReserved(formatRanges(want))
 }
 
-// ownAddresses says whether the host has an address inside pool4, and whether
-// it has one outside (loopback apart).
-func ownAddresses(pool4 []netip.Prefix) (own, other bool, err error) {
+// unreserve gives back what a killed instance reserved and this one does not.
+func (ch *Changes) unreserve() error {
+	if ch.undo.Reserved == nil {
+		return nil
+	}
+	if err := writeReserved(*ch.undo.Reserved); err != nil {
+		return err
+	}
+	ch.undo.Reserved = nil
+	return ch.save()
+}
+
+// ownsAddress says whether the host has an address inside pool4.
+func ownsAddress(pool4 []netip.Prefix) (bool, error) {
 	list, err := netlink.AddrList(nil, netlink.FAMILY_V4)
 	if err != nil {
-		return false, false, fmt.Errorf("addresses of the host: %w", err)
+		return false, fmt.Errorf("addresses of the host: %w", err)
 	}
-	for _, a := range list {
+	return slices.ContainsFunc(list, func(a netlink.Addr) bool {
 		ip, ok := netip.AddrFromSlice(a.IP.To4())
-		switch {
-		case !ok || ip.IsLoopback():
-		case wanted(pool4, ip):
-			own = true
-		default:
-			other = true
-		}
-	}
-	return own, other, nil
+		return ok && wanted(pool4, ip)
+	}), nil
 }
 
 func readTrimmed(file string) (string, error) {
