@@ -246,7 +246,7 @@ func (d *daemon) openHandoff(t *translator) (*handoff.Worker, error) {
 		Pool6: d.cfg.Pool6, ServerPort: uint16(h.ServerPort), ClientPort: uint16(h.ClientPort),
 		KeyFile: h.KeyFile, KeyRotation: h.KeyRotation, BatchDelay: h.BatchDelay,
 		StrangersPerSecond: h.StrangerPacketsPerSecond, Links: t.links, Owner: t.table.Owner, Servers: t.servers,
-		UMEM: t.device.UMEM(), Walk: t.table.Sessions, Log: d.log,
+		UMEM: t.device.UMEM(), Walk: t.table.Sessions, Mapped: t.mapped, Log: d.log,
 	}
 	for _, p := range d.cfg.Pool4 {
 		for a := p.Prefix.Addr(); p.Prefix.Contains(a); a = a.Next() {
@@ -257,6 +257,16 @@ func (d *daemon) openHandoff(t *translator) (*handoff.Worker, error) {
 		c.WorkerWake = append(c.WorkerWake, w.Wake)
 	}
 	return handoff.Open(c)
+}
+
+// mapped says whether a mapping still is the client's, for either protocol.
+func (t *translator) mapped(own uint32, port uint16, client conntrack.Addr6, clientPort uint16) bool {
+	for _, p := range [2]conntrack.Proto{conntrack.UDP, conntrack.TCP} {
+		if b, ok := t.table.FindBIB(p, own, port); ok && b.Client == client && b.ClientPort == clientPort {
+			return true
+		}
+	}
+	return false
 }
 
 // defaultTables is where the sessions lie that a restart takes up again: in
