@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/gopacket/gopacket/pcapgo"
@@ -74,6 +75,10 @@ type entry struct {
 	client        netip.AddrPort
 }
 
+func (e entry) String() string {
+	return fmt.Sprintf("%s is %s towards %s", netip.AddrPortFrom(e.nat64, e.mapped), e.client, e.server)
+}
+
 func entryOf(server, nat64 netip.Addr, e *wire.Entry) entry {
 	return entry{server, nat64, e.MappedPort, netip.AddrPortFrom(netip.AddrFrom16(e.Client), e.ClientPort)}
 }
@@ -120,7 +125,7 @@ func told(file string, server netip.Addr) (map[entry]bool, error) {
 // is called, which gives the file's name.
 func (w *world) record(h lab.Host, ifname string) (stop func() string) {
 	w.t.Helper()
-	c, err := h.StartCapture(ifname, w.t.TempDir()+"/"+h.Name+".pcap", 0)
+	c, err := h.StartCapture(ifname, filepath.Join(w.t.TempDir(), h.Name+".pcap"), 0)
 	w.must(err)
 	return func() string {
 		w.t.Helper()
