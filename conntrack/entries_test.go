@@ -102,6 +102,35 @@ func TestEntryReplacesWhatContradictsIt(t *testing.T) {
 	}
 }
 
+// A client whose entry another shard found outdated gets a new one, and its
+// sessions go on over that at once: what is outdated does not hide it.
+func TestNewEntryAfterARevokedOne(t *testing.T) {
+	f := newFixture(t, Config{Shards: 3, Entries: 1024})
+	for i := range 20 {
+		first, second, port := entryClient(2*i), entryClient(2*i+1), uint16(3000+10*i)
+		f.cacheEntry(first, 7000, port, 10)
+		if _, v := f.over(first, 7000, UDP, 53, 10); v != OK {
+			t.Fatal(v)
+		}
+		f.cacheEntry(second, 7000, port, 11) // the port is another client's now
+		if _, v := f.over(second, 7000, UDP, 53, 11); v != OK {
+			t.Fatal(v)
+		}
+		f.cacheEntry(first, 7000, port+1, 12)
+		se, v := f.over(first, 7000, UDP, 53, 12)
+		if v != OK || se.MappedPort != port+1 {
+			t.Fatalf("a session over the new entry: port %d, %v; want port %d", se.MappedPort, v, port+1)
+		}
+		if got, ok := f.get64(se.Key); !ok || got.MappedPort != port+1 {
+			t.Fatalf("the session is found with port %d, want %d", got.MappedPort, port+1)
+		}
+	}
+	f.check()
+	if st := f.Stats(); st.Entries != 40 || st.Used != 40 {
+		t.Errorf("%d entries and %d sessions, want 40 of each", st.Entries, st.Used)
+	}
+}
+
 func TestFlushHandoffLeavesOwnSessionsAlone(t *testing.T) {
 	f := newFixture(t, Config{Shards: 2, Entries: 1024})
 	for i := range 100 {

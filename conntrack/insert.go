@@ -25,6 +25,9 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 		v.Touch(now)
 		return OK
 	}
+	if v.slot != nil && v.State() == stateRevoked {
+		s.removeSlot(v.self) // it would hide the new one until its time comes
+	}
 	origin, ok := s.acquire(se)
 	if !ok {
 		s.Unmap(k.Client, k.ClientPort, k.Proto)
