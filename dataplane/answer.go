@@ -22,6 +22,9 @@ func (w *Worker) answer6(m *meta, typ, code uint8, param uint32) {
 	hi, lo := w.rules.ICMPSource6.Hi, w.rules.ICMPSource6.Lo
 	if hi|lo == 0 {
 		hi, lo = w.snap.IPv6.Addr6Hi, w.snap.IPv6.Addr6Lo
+		if !unicast6(hi, lo) { // none, or link-local, which no router forwards (RFC 4291 §2.5.6)
+			hi, lo = m.p.DstHi, m.p.DstLo // the address of ours that it wrote to
+		}
 	}
 	n := xlat.BuildError6(frame[answerL3:], m.frame[m.p.L3:m.p.End], typ, code, param, hi, lo)
 	w.sendAnswer(m, frame, addr, n, V4ToV6)

@@ -359,6 +359,25 @@ func TestTwoWorkersOneMapping(t *testing.T) {
 	}
 }
 
+// An error has a source that reaches a client behind routers also where the
+// interface has no global address.
+func TestErrorSourceWithoutGlobalAddress(t *testing.T) {
+	for _, c := range []struct{ own, want string }{
+		{box6, box6}, {"fe80::1", via6(serverA)}, {"::", via6(serverA)},
+	} {
+		hops := resolvedHops()
+		s := *hops.Load()
+		s.IPv6.Addr6Hi, s.IPv6.Addr6Lo = hiLo(c.own)
+		hops.Publish(&s)
+		r := newRig(t, setup{hops: hops})
+		out6, _ := r.from6(with6(t, func(ip *layers.IPv6) { ip.HopLimit = 1 }))
+		want := netip.MustParseAddr(c.want).String()
+		if src := one(t, out6).NetworkLayer().NetworkFlow().Src().String(); src != want {
+			t.Errorf("interface address %s: the error comes from %s, want %s", c.own, src, want)
+		}
+	}
+}
+
 func TestErrorsAreRateLimited(t *testing.T) {
 	r := newRig(t, setup{rules: func(rs *Rules) { rs.ICMPErrorsPerSecond = 10 }})
 	expired := func() []byte {
