@@ -11,6 +11,9 @@
 //	          client2 ─┘     64::2                .254         └─ server2
 //	          2001:db8:2::10                                 203.0.113.10
 //
+// The tests of handoff (handoff_*_test.go) run handoffd in the servers' hosts.
+// Their long forms are behind flags, see handoff_test.go and `make soak`.
+//
 // Whatever a test is about, every test also fails when nat64d's counters do
 // not add up, when a packet that it sent has a wrong checksum, when it does
 // not stop cleanly, or when it leaves anything behind.

@@ -25,6 +25,7 @@ import (
 //	handoff_many_test.go       several servers and NAT64s, more connections than ports
 //	handoff_cache_test.go      the NAT64's entries go, the connections stay
 //	handoff_attack_test.go     what strangers and wrong servers achieve: nothing
+//	handoff_reflect_test.go    what they get back: less than they sent
 //	handoff_lookup_test.go     who was it? log, lookup, real programs, dissector
 
 // The long forms, for `make soak`. By default the same tests run for as long as
