@@ -1,6 +1,10 @@
 package dataplane
 
-import "sync/atomic"
+import (
+	"runtime"
+	"sync/atomic"
+	"time"
+)
 
 // Family indexes what is counted per IP version; it also names the two sides.
 type Family uint8
@@ -25,7 +29,10 @@ const (
 //
 //	Rx + Generated = Translated + Passed + Parked + Drops
 //
-// holds summed over all workers (invariant 8). Parked is a gauge.
+// holds for each worker, and so summed over all (invariant 8), at whatever
+// moments they are read. Parked is a gauge: what a worker gave to others counts
+// there until they took it, and is taken off theirs then, so that one worker's
+// may be negative (modulo 2⁶⁴). Totals sums up.
 type Counters struct {
 	RxPackets, RxBytes [families]uint64
 	TxPackets, TxBytes [families]uint64
@@ -49,6 +56,7 @@ type counters struct {
 	lastDrops uint64 // sum of Drops at the last publication
 	drops     uint64 // running sum of Drops
 	_         [64]byte
+	round     atomic.Uint64 // odd while public is being written
 	public    [hotCounters + int(dropReasons)]atomic.Uint64
 }
 
@@ -60,6 +68,13 @@ func (c *counters) drop(r DropReason) {
 // publish makes the totals visible. An atomic store costs as much as a
 // translation step, so unchanged drop counters are left alone.
 func (c *counters) publish() {
+	round := c.round.Load()
+	c.round.Store(round + 1)
+	c.store()
+	c.round.Store(round + 2)
+}
+
+func (c *counters) store() {
 	hot := c.flat()
 	for i, v := range hot {
 		if c.public[i].Load() != v {
@@ -84,8 +99,20 @@ func (c *counters) flat() [hotCounters]uint64 {
 	}
 }
 
-// load is the published state.
-func (c *counters) load() (out Counters) {
+// load is the published state, as it was at the end of one round.
+func (c *counters) load() Counters {
+	for {
+		round := c.round.Load()
+		if round&1 == 0 {
+			if out := c.read(); c.round.Load() == round {
+				return out
+			}
+		}
+		runtime.Gosched() // the worker may share our processor
+	}
+}
+
+func (c *counters) read() (out Counters) {
 	var v [hotCounters]uint64
 	for i := range v {
 		v[i] = c.public[i].Load()
@@ -122,6 +149,32 @@ func (c *Counters) Add(o *Counters) {
 		c.Drops[r] += o.Drops[r]
 	}
 }
+
+// Totals sums up what the workers of a translator counted. Safe from any
+// goroutine.
+func Totals(workers []*Worker) (sum Counters) {
+	for range totalsTries {
+		sum = Counters{}
+		for _, w := range workers {
+			c := w.Counters()
+			sum.Add(&c)
+		}
+		if int64(sum.Parked) >= 0 {
+			break
+		}
+		time.Sleep(totalsPause)
+	}
+	return sum
+}
+
+// Totals begins anew when a packet changed hands between the reading of the
+// worker that gave it and of the one that has it, so that more were taken than
+// given. The giver may have lost its processor within that round: it gets time
+// to finish it, though not for ever.
+const (
+	totalsTries = 1000
+	totalsPause = 100 * time.Microsecond
+)
 
 // Balanced says whether every packet is accounted for, and by how many
 // packets it is not.

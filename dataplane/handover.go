@@ -44,17 +44,6 @@ func (g *Group) join(w *Worker) { g.workers[w.id] = w }
 
 func (g *Group) size() int { return len(g.workers) }
 
-// underway counts the packets that the worker gave to others and that they
-// have not taken yet. Safe from any goroutine.
-func (g *Group) underway(from int) (n uint64) {
-	for _, q := range g.rings[from] {
-		if q != nil {
-			n += uint64(q.Len())
-		}
-	}
-	return n
-}
-
 // giveTo hands the packet to its owner.
 func (w *Worker) giveTo(owner int, m *meta) {
 	if !w.group.rings[w.id][owner].Push(handover{ring.Desc{Addr: m.addr, Len: m.len}, m.via}) {
@@ -62,6 +51,7 @@ func (w *Worker) giveTo(owner int, m *meta) {
 		return
 	}
 	m.verdict = gone
+	w.given++
 	w.gave |= 1 << owner
 }
 
@@ -88,6 +78,7 @@ func (w *Worker) takeHandovers() (taken int) {
 		}
 		n = w.group.rings[from][w.id].PopBatch(w.in.packets[:])
 		w.in.owed[from] += n
+		w.taken += uint64(n)
 		w.refund(from)
 		if n == 0 {
 			continue

@@ -77,6 +77,8 @@ type Worker struct {
 	parked park
 	in     inbox
 	gave   uint64 // bit set: workers that were given something in this round
+	given  uint64 // packets ever given to other workers
+	taken  uint64 // and taken from them
 	search [2]search
 	opts   xlat.Options
 	waker  waker
@@ -145,7 +147,7 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 		w.told = false
 		w.handoff.Wake()
 	}
-	w.counters.Parked = uint64(w.parked.n)
+	w.counters.Parked = uint64(w.parked.n) + w.given - w.taken
 	w.counters.publish()
 	return received
 }
@@ -205,11 +207,7 @@ func (w *Worker) drop(m *meta, r DropReason) {
 func (w *Worker) SetRules(r *Rules) { w.pending.Store(r) }
 
 // Counters are the totals as of the last round. Safe from any goroutine.
-func (w *Worker) Counters() Counters {
-	c := w.counters.load()
-	c.Parked += w.group.underway(w.id)
-	return c
-}
+func (w *Worker) Counters() Counters { return w.counters.load() }
 
 // rand is xorshift64*: good enough to make IPv4 identifications hard to count
 // by (RFC 7739), far too weak for keys.

@@ -70,10 +70,7 @@ func (d *daemon) Stats() control.Stats {
 	t := d.run.Load()
 	var c dataplane.Counters
 	if t != nil {
-		for _, w := range t.workers {
-			one := w.Counters()
-			c.Add(&one)
-		}
+		c = dataplane.Totals(t.workers)
 		stats := t.table.Stats()
 		s.Sessions = control.SessionCounts{Created: stats.Created, Expired: stats.Expired}
 	}
