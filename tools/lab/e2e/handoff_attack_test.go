@@ -225,7 +225,8 @@ func garbage(e *eavesdropper, client netip.Addr) []byte {
 // datagram is counted, by nat64d or as one too many by the kernel.
 func TestHandoffGarbageToNat64d(t *testing.T) {
 	shorter(t, "handoff.garbage", *handoffGarbage, 10_000_000)
-	w := plain(t)
+	// What is idle for as long as the long form takes must not expire meanwhile.
+	w := plain(t, func(config map[string]any) { config["timeouts"] = map[string]any{"udp": "12h"} })
 	e := w.eavesdrop("server", w.client)
 	f := w.plainFlows(9000, 2)
 	time.Sleep(200 * time.Millisecond)

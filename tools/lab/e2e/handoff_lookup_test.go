@@ -186,7 +186,10 @@ func TestHandoffCaptureDissected(t *testing.T) {
 	for _, name := range faults {
 		marks = append(marks, "nat64handoff."+name)
 	}
-	if out := w.tshark(file, "-Y", "nat64handoff && (_ws.malformed || "+strings.Join(marks, " || ")+")"); out != "" {
+	// Behind an embedded packet tshark goes on with what it guesses from ports,
+	// and calls that malformed where it guesses wrong.
+	filter := "nat64handoff && (_ws.malformed && !nat64handoff.packet || " + strings.Join(marks, " || ") + ")"
+	if out := w.tshark(file, "-Y", filter); out != "" {
 		t.Errorf("faults in what was sent:\n%s", out)
 	}
 	seen := make(map[string]int)
