@@ -38,9 +38,15 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 		"map, insert, expire": func() {
 			i, now = i+1, now+400
 			n := flow(2 + i%1000)
-			f.open(n, StateNone, now)
 			o := f.ownerOf(&n)
-			o.TouchMap(n.Client, n.ClientPort, n.Proto)
+			f.open(n, StateNone, now)
+			n.ServerPort++
+			keys, hashes := [1]*Key64{&n}, [1]uint64{f.Hash64(&n)}
+			var next [1]Foresight
+			o.Foresee(keys[:], hashes[:], next[:])
+			if _, v := o.MapForeseen(n.Client, n.ClientPort, n.Proto, &next[0]); v != OK {
+				t.Fatal(v)
+			}
 			o.HasSessionWith(n.Client, n.ClientPort, n.Server, n.Proto)
 			f.Shard(0).Expire(now, 64)
 			f.Shard(1).Expire(now, 64)

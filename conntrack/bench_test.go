@@ -132,6 +132,8 @@ func BenchmarkInsert(b *testing.B) {
 
 func (f *fixture) insertBurst(first int, now Tick) {
 	var keys [benchBurst]Key64
+	var refs [benchBurst]*Key64
+	var next [benchBurst]Foresight
 	var hashes [benchBurst]uint64
 	var v View64
 	s := f.Shard(0)
@@ -144,8 +146,9 @@ func (f *fixture) insertBurst(first int, now Tick) {
 		if f.Lookup64(&keys[j], hashes[j], &v) {
 			f.tb.Fatal("found a session that nobody opened")
 		}
-		s.TouchMap(keys[j].Client, keys[j].ClientPort, keys[j].Proto)
+		refs[j] = &keys[j]
 	}
+	s.Foresee(refs[:], hashes[:], next[:])
 	for j := range keys {
 		f.open(keys[j], StateNone, now)
 	}

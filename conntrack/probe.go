@@ -66,12 +66,16 @@ func (t *Table) LookupAt46(k *Key46, h uint64, at uint32, v *View46) bool {
 // touch loads an entry's first bucket.
 func (x *index) touch(h uint64) { x.tags[x.bucketOf(h)].Load() }
 
-// locate loads the first slot whose tag matches, and says which it is. Without
-// a match it is the last lane's, which costs less than a mispredicted branch.
+// locate loads the first slot whose tag matches, and says which it is.
 func (x *index) locate(h uint64) uint32 {
-	b := x.bucketOf(h)
-	m := matches(x.tags[b].Load(), tagOf(h))
-	i := uint32(b)*lanes + uint32(bits.TrailingZeros64(m|1<<55))>>3
+	i := x.lane(x.bucketOf(h), tagOf(h))
 	x.slots[i].seq.Load()
 	return i
+}
+
+// lane is the first slot of a bucket that has the tag. Without a match it is
+// the last lane's, which costs less than a mispredicted branch.
+func (x *index) lane(b, tag uint64) uint32 {
+	m := matches(x.tags[b].Load(), tag)
+	return uint32(b)*lanes + uint32(bits.TrailingZeros64(m|1<<55))>>3
 }

@@ -45,6 +45,7 @@ type Shard struct {
 	swept         atomic.Uint32 // Table.sweeps as of the last sweep carried out
 	// generation numbers sessions; its low 24 bits go into their state words.
 	generation uint32
+	touched    uint64 // by Foresee
 	mem        [3]region
 
 	_     [64]byte // counters are read by others: not on a line that lookups need
@@ -95,17 +96,15 @@ func (s *Shard) close() error {
 	return errors.Join(errs...)
 }
 
-// TouchMap brings what Map looks at first towards the cache. A worker calls it
-// for the misses of a burst before it maps them one by one.
-func (s *Shard) TouchMap(client Addr6, port uint16, p Proto) uint64 {
-	hash := forwardHash(s.t.hash.client(client, port), kindOf(p))
-	return s.forward.words[s.forward.home(hash)]
-}
-
 // Map finds the mapping of a client's transport address, or makes one
 // (RFC 6146 §3.5.1.1). A new one lasts only if a session follows: call Insert,
 // or Unmap when there will be none.
 func (s *Shard) Map(client Addr6, port uint16, p Proto) (Mapping, Verdict) {
+	return s.MapForeseen(client, port, p, &Foresight{random: s.picker.rng.next()})
+}
+
+// MapForeseen is Map after Foresee.
+func (s *Shard) MapForeseen(client Addr6, port uint16, p Proto, f *Foresight) (Mapping, Verdict) {
 	c := s.t.hash.client(client, port)
 	if s.t.hash.owner(c) != uint64(s.id) {
 		return Mapping{}, NotOwner
@@ -123,7 +122,7 @@ func (s *Shard) Map(client Addr6, port uint16, p Proto) (Mapping, Verdict) {
 	if s.forward.full() {
 		return Mapping{}, TableFull
 	}
-	addr, mapped, ok := s.picker.pick(k, pairing(client), port)
+	addr, mapped, ok := s.picker.pick(k, pairing(client), port, f.random)
 	if !ok {
 		return Mapping{}, PortsUsedUp
 	}

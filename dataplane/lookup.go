@@ -46,10 +46,16 @@ func (w *Worker) lookup(b *burst) {
 func (w *Worker) lookupAll64(b *burst, s *search) {
 	w.table.Touch64(s.hashes[:s.n])
 	w.table.Locate64(s.hashes[:s.n], s.slots[:s.n])
+	w.missed.n = 0
 	for i := range s.n {
 		m := &b.meta[s.who[i]]
 		m.hash = s.hashes[i]
-		w.lookup64(m, s.slots[i])
+		if !w.lookup64(m, s.slots[i]) {
+			w.missed64(m)
+		}
+	}
+	if w.missed.n > 0 {
+		w.openAll64()
 	}
 }
 
@@ -86,15 +92,21 @@ func (m *meta) key46() {
 	}
 }
 
-func (w *Worker) lookup64(m *meta, at uint32) {
+// lookup64 returns false for a packet without a session.
+func (w *Worker) lookup64(m *meta, at uint32) (found bool) {
 	if m.k64.Proto == conntrack.ICMP && w.capable(m.server) {
 		w.tunnel6(m, w.ofSource(m), 0) // handoff draft §8, rule 1: the server answers echoes itself
-		return
+		return true
 	}
 	if !w.table.LookupAt64(&m.k64, m.hash, at, &m.v64) {
-		w.open64(m)
-		return
+		return false
 	}
+	w.used64(m)
+	return true
+}
+
+// used64 notes a packet of the session in m.v64.
+func (w *Worker) used64(m *meta) {
 	if m.k64.Proto == conntrack.TCP {
 		w.table.PacketTCP64(&m.v64, m.p.TCPFlags, w.now)
 	} else {

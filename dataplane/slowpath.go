@@ -14,15 +14,49 @@ var verdictReasons = [...]DropReason{
 	conntrack.FilteredByAddr: DropFiltered,
 }
 
-// open64 deals with a packet from the IPv6 side that has no session: it opens
-// one (RFC 6146 §3.5), goes to the worker that owns the client, or is refused.
-// With the session made, m.v64 is as if it had been found.
-func (w *Worker) open64(m *meta) {
-	k := &m.k64
-	if owner := w.table.Owner(k.Client, k.ClientPort); owner != w.id {
+// misses collects a burst's packets from the IPv6 side that have no session.
+// Owned by the worker; nothing in it survives the lookup.
+type misses struct {
+	n         int
+	meta      [BurstSize]*meta
+	keys      [BurstSize]*conntrack.Key64
+	hashes    [BurstSize]uint64
+	foresight [BurstSize]conntrack.Foresight
+}
+
+// missed64 notes a packet without a session. If its client belongs to another
+// worker, it goes there.
+func (w *Worker) missed64(m *meta) {
+	if owner := w.table.Owner(m.k64.Client, m.k64.ClientPort); owner != w.id {
 		w.giveTo(owner, m)
 		return
 	}
+	s := &w.missed
+	s.meta[s.n], s.keys[s.n], s.hashes[s.n] = m, &m.k64, m.hash
+	s.n++
+}
+
+// openAll64 opens sessions for the packets that missed64 noted. What that takes
+// out of memory is asked for first, for all of them together.
+func (w *Worker) openAll64() {
+	s := &w.missed
+	mine := s.n
+	w.shard.Foresee(s.keys[:mine], s.hashes[:mine], s.foresight[:mine])
+	for i := range mine {
+		m := s.meta[i]
+		if i > 0 && w.table.Lookup64(&m.k64, m.hash, &m.v64) {
+			w.used64(m) // a packet before it in this burst has opened it
+			continue
+		}
+		w.open64(m, &s.foresight[i])
+	}
+}
+
+// open64 deals with a packet from the IPv6 side that has no session and whose
+// client is ours: it opens one (RFC 6146 §3.5) or is refused. With the session
+// made, m.v64 is as if it had been found.
+func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
+	k := &m.k64
 	if w.handoff != nil && w.askServer(m) {
 		return
 	}
@@ -30,7 +64,7 @@ func (w *Worker) open64(m *meta) {
 		w.drop(m, r)
 		return
 	}
-	mapping, v := w.shard.Map(k.Client, k.ClientPort, k.Proto)
+	mapping, v := w.shard.MapForeseen(k.Client, k.ClientPort, k.Proto, f)
 	if v != conntrack.OK {
 		w.answer6(m, 1, 3, 0) // RFC 6146 §3.5.1.1: address unreachable
 		w.drop(m, verdictReasons[v])

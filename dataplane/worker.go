@@ -80,6 +80,7 @@ type Worker struct {
 	given  uint64 // packets ever given to other workers
 	taken  uint64 // and taken from them
 	search [2]search
+	missed misses
 	opts   xlat.Options
 	waker  waker
 
