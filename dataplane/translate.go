@@ -198,6 +198,7 @@ func (w *Worker) fragment(m *meta, mtu int) {
 	if m.via == viaHairpin {
 		dir = Hairpin
 	}
+	m.hop.MarkUsed()
 	id := w.rand()
 	for off := 0; off >= 0; {
 		var octets int

@@ -106,6 +106,12 @@ func writeStats(out *bufio.Writer, s *control.Stats) error {
 			t.row(row.name, count(row.n), "")
 		}
 	}
+	if s.Lost != (control.PerSide{}) {
+		t.row("", "", "")
+		t.row("", "LOST BEFORE THE WORKERS", "")
+		t.row("on IPv6", count(s.Lost.IPv6), "")
+		t.row("on IPv4", count(s.Lost.IPv4), "")
+	}
 	err := t.close()
 	if dropped > 0 {
 		_, werr := out.WriteString("\nnat64ctl drops says why packets were dropped.\n")

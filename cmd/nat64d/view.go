@@ -82,10 +82,32 @@ func (d *daemon) Stats() control.Stats {
 	s.Passed = control.PerSide{IPv6: c.Passed[dataplane.IPv6], IPv4: c.Passed[dataplane.IPv4]}
 	s.Parked, s.Generated = c.Parked, c.Generated
 	dataplane.EachReason(func(r dataplane.DropReason, row dataplane.Reason) { s.Drops[row.Name] = c.Drops[r] })
+	if t != nil {
+		s.Lost = t.lost()
+	}
 	if t != nil && t.handoff != nil {
 		t.addHandoff(&s)
 	}
 	return s
+}
+
+// lost sums up what the kernel could not hand to the workers. A socket that does
+// not answer is being closed.
+func (t *translator) lost() (lost control.PerSide) {
+	ipv6, _ := t.device.Info()
+	for _, s := range t.device.Sockets() {
+		k, err := s.Stats()
+		if err != nil {
+			continue
+		}
+		n := k.RXDropped + k.RXRingFull + k.RXFillRingEmpty
+		if s.Link() == ipv6.Name {
+			lost.IPv6 += n
+		} else {
+			lost.IPv4 += n
+		}
+	}
+	return lost
 }
 
 // strangerReason is the one drop that happens behind the workers: they count a
@@ -225,8 +247,8 @@ func (d *daemon) BIB(yield func(control.BIBEntry) bool) {
 	})
 }
 
-// AddBIB implements control.Daemon. The filter learns of the mapping last and
-// forgets it first, so that no packet comes for a mapping that is not there.
+// AddBIB implements control.Daemon. The filter learns of the mapping last, so
+// that no packet comes for a mapping that is not there.
 func (d *daemon) AddBIB(proto string, client, mapped netip.AddrPort) error {
 	t := d.run.Load()
 	if t == nil {

@@ -97,7 +97,10 @@ type Stats struct {
 	Generated  uint64            `json:"generated"`
 	Drops      map[string]uint64 `json:"drops"`
 	Sessions   SessionCounts     `json:"sessions"`
-	Handoff    HandoffCounts     `json:"handoff"`
+	// Lost is what the kernel had no room for in the workers' rings: it reached
+	// no worker and is in no other count.
+	Lost    PerSide       `json:"lost"`
+	Handoff HandoffCounts `json:"handoff"`
 }
 
 // Traffic counts packets and octets on both sides.

@@ -92,6 +92,7 @@ func ExampleStats(n uint64) control.Stats {
 		Generated:  18 * n,
 		Drops:      map[string]uint64{"hop_limit": 12345 * n, "bad_header_checksum": 0, "table_full": 7 * n},
 		Sessions:   control.SessionCounts{Created: 5000 * n, Expired: 758 * n},
+		Lost:       control.PerSide{IPv6: 17 * n, IPv4: 5 * n},
 		Handoff: control.HandoffCounts{
 			Notifications: 4321 * n, Queries: 321 * n, Replies: 4600 * n, EntriesCached: 4400 * n, EntriesPurged: 21 * n,
 			Tunnelled: 54 * n, Invalid: 3 * n,
