@@ -18,36 +18,39 @@ type Foresight struct {
 	bib     uint32 // place of the mapping
 }
 
-// Foresee loads what opening sessions for the keys is going to read and write.
-// hashes are the keys' Hash64, f takes what MapForeseen wants to know. All
-// keys are this shard's.
+// Foresee asks for what opening sessions for the keys is going to read and
+// write. hashes are the keys' Hash64, f takes what MapForeseen wants to know.
+// All keys are this shard's; there are at most 64.
 func (s *Shard) Foresee(keys []*Key64, hashes []uint64, f []Foresight) {
 	f, hashes = f[:len(keys)], hashes[:len(keys)]
+	var words [together]*uint64
 	for i, k := range keys {
 		f[i].client = s.t.hash.client(k.Client, k.ClientPort)
 		f[i].forward = uint32(s.forward.home(forwardHash(f[i].client, kindOf(k.Proto))))
+		words[i] = &s.forward.words[f[i].forward]
 	}
-	var sum uint64
-	for i := range f {
-		sum += s.forward.words[f[i].forward]
-	}
+	prefetch(words[:len(keys)])
+	var mappings [together]*bibEntry
+	var tags [together]*tagWord
 	for i, k := range keys {
 		s.foreseeMapping(k, &f[i])
+		mappings[i] = &s.t.bib.entries[f[i].bib]
+		tags[i] = &s.index46.tags[s.index46.bucketOf(f[i].hash46)]
 	}
-	for i := range f {
-		s.t.bib.entries[f[i].bib].meta.Load()
-		s.index46.touch(f[i].hash46)
-	}
+	prefetch(mappings[:len(keys)])
+	prefetch(tags[:len(keys)])
 	if s.peers.words != nil {
 		for i := range f {
-			sum += s.peers.words[s.peers.home(f[i].peer)]
+			words[i] = &s.peers.words[s.peers.home(f[i].peer)]
 		}
+		prefetch(words[:len(keys)])
 	}
+	var slots [2 * together]*slot
 	for i, h := range hashes {
-		s.index64.touchFree(h)
-		s.index46.touchFree(f[i].hash46)
+		slots[2*i] = s.index64.firstFree(h)
+		slots[2*i+1] = s.index46.firstFree(f[i].hash46)
 	}
-	s.touched = sum // keeps the compiler from dropping the loads
+	prefetch(slots[:2*len(keys)])
 }
 
 // foreseeMapping finds the client's mapping, by its hash alone, or the port
@@ -67,8 +70,6 @@ func (s *Shard) foreseeMapping(k *Key64, f *Foresight) {
 	f.peer = s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto)
 }
 
-// touchFree loads the first free slot of a hash's first bucket, which is where
+// firstFree is the first free slot of a hash's first bucket, which is where
 // most entries go, or the last lane's when there is none.
-func (x *index) touchFree(h uint64) {
-	x.slots[x.lane(x.bucketOf(h), 0)].seq.Load()
-}
+func (x *index) firstFree(h uint64) *slot { return &x.slots[x.lane(x.bucketOf(h), 0)] }

@@ -14,7 +14,7 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 		return NotOwner
 	}
 	h64, h46 := s.t.hash.key64(k), s.t.hash.key46(&k46)
-	s.index46.touch(h46)
+	s.index46.tags[s.index46.bucketOf(h46)].Load()
 	i, ok64 := s.index64.free(h64)
 	s.index64.slots[i].seq.Load()
 	j, ok46 := s.index46.free(h46)

@@ -93,7 +93,7 @@ type offHeap interface {
 
 // overlay sees n values of T from offset on.
 //
-// This is the package's only use of unsafe. It is safe because the memory is
+// unsafe: it is safe because the memory is
 // not the Go heap's, T holds no pointer (the constraint lists every T, and a
 // test holds them to it), the range is checked here against the region, and
 // the address is aligned: a mapping starts on a page and offsets are multiples

@@ -5,44 +5,75 @@ import "math/bits"
 // A worker looks a burst of packets up in three passes, so that the cache
 // misses of all of them overlap instead of queueing up:
 //
-//	Touch    every key's bucket of tags is loaded
-//	Locate   the tags say which slot it probably is, and that is loaded
+//	Touch    every key's bucket of tags is asked for
+//	Locate   the tags say which slot it probably is, and that is asked for
 //	LookupAt the slot is compared and read; if it is another one, Lookup searches
-//
-// The first two are loops of a few instructions, because a processor looks only
-// some hundred instructions ahead for loads that it can begin. A load needs no
-// use of its result to be carried out: it is atomic, so the compiler keeps it.
 
-// Touch64 loads the bucket that each hash leads to. Any goroutine.
+// Touch64 asks for the bucket that each hash leads to. Any goroutine.
 func (t *Table) Touch64(hashes []uint64) {
-	for _, h := range hashes {
-		t.shards[h>>56].index64.touch(h)
+	var lines [together]*tagWord
+	for len(hashes) > 0 {
+		n := min(len(hashes), together)
+		for i, h := range hashes[:n] {
+			x := &t.shards[h>>56].index64
+			lines[i] = &x.tags[x.bucketOf(h)]
+		}
+		prefetch(lines[:n])
+		hashes = hashes[n:]
 	}
 }
 
 // Touch46 is Touch64 for the other direction.
 func (t *Table) Touch46(hashes []uint64) {
-	for _, h := range hashes {
-		t.shards[h>>56].index46.touch(h)
+	var lines [together]*tagWord
+	for len(hashes) > 0 {
+		n := min(len(hashes), together)
+		for i, h := range hashes[:n] {
+			x := &t.shards[h>>56].index46
+			lines[i] = &x.tags[x.bucketOf(h)]
+		}
+		prefetch(lines[:n])
+		hashes = hashes[n:]
 	}
 }
 
-// Locate64 writes to at where the session of each hash probably lies, and loads
-// that slot. at is as long as hashes. Any goroutine.
+// Locate64 writes to at where the session of each hash probably lies, and asks
+// for that slot. at is as long as hashes. Any goroutine.
 func (t *Table) Locate64(hashes []uint64, at []uint32) {
-	at = at[:len(hashes)]
-	for i, h := range hashes {
-		at[i] = t.shards[h>>56].index64.locate(h)
+	var lines [together]*slot
+	for len(hashes) > 0 {
+		n := min(len(hashes), together)
+		for i, h := range hashes[:n] {
+			x := &t.shards[h>>56].index64
+			at[i] = x.lane(x.bucketOf(h), tagOf(h))
+			lines[i] = &x.slots[at[i]]
+		}
+		prefetch(lines[:n])
+		hashes, at = hashes[n:], at[n:]
 	}
 }
 
 // Locate46 is Locate64 for the other direction. With several shards it looks
 // into the one that the mapped port belongs to.
 func (t *Table) Locate46(hashes []uint64, at []uint32) {
-	at = at[:len(hashes)]
-	for i, h := range hashes {
-		at[i] = t.shards[h>>56].index46.locate(h)
+	var lines [together]*slot
+	for len(hashes) > 0 {
+		n := min(len(hashes), together)
+		for i, h := range hashes[:n] {
+			x := &t.shards[h>>56].index46
+			at[i] = x.lane(x.bucketOf(h), tagOf(h))
+			lines[i] = &x.slots[at[i]]
+		}
+		prefetch(lines[:n])
+		hashes, at = hashes[n:], at[n:]
 	}
+}
+
+// lane is the first slot of a bucket that has the tag. Without a match it is
+// the last lane's, which costs less than a mispredicted branch.
+func (x *index) lane(b, tag uint64) uint32 {
+	m := matches(x.tags[b].Load(), tag)
+	return uint32(b)*lanes + uint32(bits.TrailingZeros64(m|1<<55))>>3
 }
 
 // LookupAt64 is Lookup64 that looks at the slot which Locate64 named first.
@@ -61,21 +92,4 @@ func (t *Table) LookupAt46(k *Key46, h uint64, at uint32, v *View46) bool {
 		return v.fill(s, at, seq, h>>56)
 	}
 	return t.Lookup46(k, h, v)
-}
-
-// touch loads an entry's first bucket.
-func (x *index) touch(h uint64) { x.tags[x.bucketOf(h)].Load() }
-
-// locate loads the first slot whose tag matches, and says which it is.
-func (x *index) locate(h uint64) uint32 {
-	i := x.lane(x.bucketOf(h), tagOf(h))
-	x.slots[i].seq.Load()
-	return i
-}
-
-// lane is the first slot of a bucket that has the tag. Without a match it is
-// the last lane's, which costs less than a mispredicted branch.
-func (x *index) lane(b, tag uint64) uint32 {
-	m := matches(x.tags[b].Load(), tag)
-	return uint32(b)*lanes + uint32(bits.TrailingZeros64(m|1<<55))>>3
 }

@@ -45,7 +45,6 @@ type Shard struct {
 	swept         atomic.Uint32 // Table.sweeps as of the last sweep carried out
 	// generation numbers sessions; its low 24 bits go into their state words.
 	generation uint32
-	touched    uint64 // by Foresee
 	mem        [3]region
 
 	_     [64]byte // counters are read by others: not on a line that lookups need
