@@ -59,6 +59,9 @@ const (
 
 	DropTXFull
 
+	DropNoKernelPort
+	DropKernelPortFull
+
 	dropReasons // how many there are
 )
 
@@ -125,6 +128,9 @@ var reasonTable = [dropReasons]Reason{
 	DropParkTimeout:     {"park_timeout", "tx", "A next hop was not resolved in time.", "RFC 4861 §7.2.2"},
 
 	DropTXFull: {"tx_ring_full", "tx", "The interface takes no more packets.", ""},
+
+	DropNoKernelPort:   {"no_kernel_port", "pass", "A packet of the host's own, and there is no TUN device to give it to the kernel.", ""},
+	DropKernelPortFull: {"kernel_port_full", "pass", "A packet of the host's own that the kernel did not take from the TUN device.", ""},
 }
 
 // String is the reason's name as nat64ctl prints it.

@@ -225,6 +225,17 @@ func dropCases(t *testing.T) []dropCase {
 			r.check()
 		}},
 
+		{reason: DropNoKernelPort, setup: setup{noKernel: true}, run: func(t *testing.T, r *rig) {
+			r.in4[0].Inject(udp4(t, serverA, 1, mappedA, 2, nil))
+			r.passAll()
+		}},
+		{reason: DropKernelPortFull, setup: setup{frames: 1024}, run: func(t *testing.T, r *rig) {
+			r.kernel[0].SetTransmit(0)
+			for range kernelRing + 1 {
+				r.in4[0].Inject(udp4(t, serverA, 1, mappedA, 2, nil))
+				r.passAll()
+			}
+		}},
 		{reason: DropTXFull, n: 44, run: func(t *testing.T, r *rig) {
 			r.in4[0].SetTransmit(0)
 			for range 5 {

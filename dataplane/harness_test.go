@@ -43,11 +43,15 @@ type rig struct {
 	frames  []*ring.FrameStack
 	in6     []*memport.Port
 	in4     []*memport.Port
+	kernel  []*memport.Port // of each worker, ports to the host's kernel
 	workers []*Worker
 	handoff []*Handoff // of each worker; nil without
 	servers *conntrack.Servers
 	now     conntrack.Tick
 }
+
+// kernelRing is more than a worker gives the kernel at once.
+const kernelRing = 2 * outboxSize
 
 // setup is what a test wants different from the usual.
 type setup struct {
@@ -57,6 +61,7 @@ type setup struct {
 	table    func(*conntrack.Config)
 	hops     *nexthop.Table
 	handoff  bool
+	noKernel bool // there is no port to the host's kernel
 	lossless bool // skip the balance check: packets are still inside at the end
 }
 
@@ -116,13 +121,18 @@ func newRig(t *testing.T, s setup) *rig {
 		}
 		p6 := memport.New(fmt.Sprintf("ipv6 queue %d", i), umem, stack, 256)
 		p4 := memport.New(fmt.Sprintf("ipv4 queue %d", i), umem, stack, 256)
+		r.kernel = append(r.kernel, memport.New(fmt.Sprintf("kernel queue %d", i), umem, stack, kernelRing))
 		if s.handoff {
 			r.handoff = append(r.handoff, newHandoff(r.servers))
 		}
-		w, err := NewWorker(Config{
+		c := Config{
 			ID: i, Table: r.table, Shard: r.table.Shard(i), Hops: r.hops, UMEM: umem, Frames: stack,
 			Ports: [2][]ring.Port{{p6}, {p4}}, Group: group, Rules: r.rules, Seed: 1, Handoff: r.link(i),
-		})
+		}
+		if !s.noKernel {
+			c.Kernel = r.kernel[i]
+		}
+		w, err := NewWorker(c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,6 +204,7 @@ func (r *rig) check() {
 		places = append(places, ring.Place{Name: fmt.Sprintf("stack %d", i), Frames: r.frames[i].Frames()})
 		places = append(places, r.in6[i].Places()...)
 		places = append(places, r.in4[i].Places()...)
+		places = append(places, r.kernel[i].Places()...)
 		places = append(places, w.places()...)
 	}
 	if diff, ok := sum.Balanced(); !ok {

@@ -98,4 +98,8 @@ func (w *Worker) flush() {
 	for i := range w.rx {
 		w.rx[i].Flush()
 	}
+	if w.kernel.port != nil {
+		w.flushKernel()
+		w.kernel.port.Flush()
+	}
 }

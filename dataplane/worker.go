@@ -37,6 +37,8 @@ type Config struct {
 	// It sends on the first of each. With one interface for both, both lists
 	// hold the same ports.
 	Ports [2][]ring.Port
+	// Kernel takes what is the host's own; nil: there is no way to the kernel.
+	Kernel ring.Port
 	// Handoff couples the worker with the handoff worker; nil when handoff is off.
 	Handoff *Handoff
 	// Group is shared by all workers of a translator.
@@ -60,9 +62,10 @@ type Worker struct {
 	handoff *Handoff
 	told    bool // something went to the handoff worker in this round
 
-	rx    []inPort // every port once
-	out   [families]outbox
-	stick bool // both sides are one interface
+	rx     []inPort // every port once
+	out    [families]outbox
+	kernel kernelBox
+	stick  bool // both sides are one interface
 
 	rules   *Rules
 	pending atomic.Pointer[Rules] // set by SetRules, taken up at the next round
@@ -124,6 +127,7 @@ func NewWorker(c Config) (*Worker, error) {
 	}
 	w.out[IPv6].port = c.Ports[IPv6][0]
 	w.out[IPv4].port = c.Ports[IPv4][0]
+	w.kernel.port = c.Kernel
 	w.waker.fd = waker
 	c.Group.join(w)
 	return w, nil

@@ -21,6 +21,7 @@ import (
 	"handoff64/dataplane/nexthop"
 	"handoff64/handoff"
 	"handoff64/ring"
+	"handoff64/ring/tunport"
 	"handoff64/ring/xsk"
 )
 
@@ -41,6 +42,7 @@ type translator struct {
 	device  *xsk.Device
 	table   *conntrack.Table
 	hops    *nexthop.Table
+	tun     *tunport.Device // nil when there is none
 	workers []*dataplane.Worker
 	handoff *handoff.Worker    // nil when handoff is off
 	servers *conntrack.Servers // the same
@@ -77,6 +79,9 @@ func (d *daemon) serve(ctx context.Context, ready func()) (err error) {
 		return err
 	}
 	defer undo("close the session tables", t.table.Close)
+	if t.tun = d.openTUN(t); t.tun != nil {
+		defer undo("close the TUN device", t.tun.Close)
+	}
 	if err := d.makeWorkers(t); err != nil {
 		return err
 	}
@@ -209,7 +214,7 @@ func (d *daemon) makeWorkers(t *translator) error {
 		w, err := dataplane.NewWorker(dataplane.Config{
 			ID: i, Table: t.table, Shard: t.table.Shard(i), Hops: t.hops, UMEM: t.device.UMEM(), Frames: part.Frames,
 			Ports: [2][]ring.Port{part.IPv6, part.IPv4}, Group: group, Rules: rules, Seed: uint64(time.Now().UnixNano()) + uint64(i),
-			Handoff: link,
+			Handoff: link, Kernel: t.kernelPort(i),
 		})
 		if err != nil {
 			return err

@@ -31,6 +31,7 @@ var table = []row{
 	{"ring", nil, nil},
 	{"ring/xsk", []string{"ring"}, nil},
 	{"ring/memport", []string{"ring"}, nil},
+	{"ring/tunport", []string{"ring"}, []string{"ring/memport"}},
 	{"ring/pcapport", []string{"ring"}, []string{"ring/memport"}},
 	{"dataplane", []string{"dataplane/packet", "dataplane/xlat", "dataplane/nexthop", "conntrack", "ring"},
 		[]string{"dataplane/fixture", "ring/memport", "ring/pcapport"}},
