@@ -66,14 +66,26 @@ func poolAddress(p config.Pool4) string {
 
 // Stats implements control.Daemon.
 func (d *daemon) Stats() control.Stats {
-	s := control.Stats{Drops: map[string]uint64{}}
-	t := d.run.Load()
 	var c dataplane.Counters
+	var table conntrack.Stats
+	t := d.run.Load()
 	if t != nil {
-		c = dataplane.Totals(t.workers)
-		stats := t.table.Stats()
-		s.Sessions = control.SessionCounts{Created: stats.Created, Expired: stats.Expired}
+		c, table = dataplane.Totals(t.workers), t.table.Stats()
 	}
+	s := statsOf(&c, &table)
+	if t != nil {
+		s.Lost = t.lost()
+	}
+	if t != nil && t.handoff != nil {
+		t.addHandoff(&s)
+	}
+	return s
+}
+
+// statsOf gives the counters of workers and table the form that nat64ctl shows.
+func statsOf(c *dataplane.Counters, table *conntrack.Stats) control.Stats {
+	s := control.Stats{Drops: map[string]uint64{}}
+	s.Sessions = control.SessionCounts{Created: table.Created, Expired: table.Expired}
 	s.RX = traffic(c.RxPackets, c.RxBytes)
 	s.TX = traffic(c.TxPackets, c.TxBytes)
 	s.Translated = control.Translated{
@@ -82,12 +94,6 @@ func (d *daemon) Stats() control.Stats {
 	s.Passed = control.PerSide{IPv6: c.Passed[dataplane.IPv6], IPv4: c.Passed[dataplane.IPv4]}
 	s.Parked, s.Generated = c.Parked, c.Generated
 	dataplane.EachReason(func(r dataplane.DropReason, row dataplane.Reason) { s.Drops[row.Name] = c.Drops[r] })
-	if t != nil {
-		s.Lost = t.lost()
-	}
-	if t != nil && t.handoff != nil {
-		t.addHandoff(&s)
-	}
 	return s
 }
 
