@@ -108,7 +108,6 @@ func newCaseRig(t *testing.T, c *fixture.Case) *caseRig {
 	r.ports[fixture.Side4] = memport.New("IPv4 side", r.umem, r.frames, 64)
 	tc := tableFrom(cfg, 1)
 	tc.Secret, tc.Now = new([32]byte), r.now
-	tc.Sessions = min(tc.Sessions, 4096)
 	r.table, _, err = conntrack.New(tc)
 	must()
 	rules, err := rulesFrom(cfg)
