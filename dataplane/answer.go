@@ -39,10 +39,7 @@ func (w *Worker) answer4(m *meta, typ, code uint8, param uint32) {
 	if !ok {
 		return
 	}
-	src := w.rules.ICMPSource4
-	if src == 0 {
-		src = w.snap.IPv4.Addr4
-	}
+	src := w.ownAddress4()
 	if src == 0 {
 		src = m.p.Dst4 // an interface without an address of its own: the pool4 address it wrote to
 	}

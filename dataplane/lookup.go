@@ -138,6 +138,10 @@ func (w *Worker) lookupError(m *meta) {
 }
 
 func (w *Worker) lookupError64(m *meta) {
+	if r := w.rules.refuseError64(m.p.SrcHi, m.p.SrcLo); r != NotDropped {
+		w.drop(m, r)
+		return
+	}
 	q := &m.quote
 	if packet.ParseQuoted6(m.frame, int(m.p.L4)+icmpHeader, int(m.p.End), q) != packet.Good || !quotable(q) {
 		w.drop(m, DropQuote)
@@ -146,6 +150,10 @@ func (w *Worker) lookupError64(m *meta) {
 	prefix := w.rules.pool6Index(q.SrcHi, q.SrcLo)
 	if prefix < 0 {
 		w.drop(m, DropErrorWithoutSession)
+		return
+	}
+	if w.rules.Pool6[prefix].Extract(q.SrcHi, q.SrcLo) != m.server {
+		w.drop(m, DropQuote) // not about a packet of the host that it is sent to
 		return
 	}
 	proto, echo := protocol(q)
@@ -178,6 +186,10 @@ func (w *Worker) lookupError46(m *meta) {
 	q := &m.quote
 	if packet.ParseQuoted4(m.frame, int(m.p.L4)+icmpHeader, int(m.p.End), q) != packet.Good {
 		w.drop(m, DropQuote)
+		return
+	}
+	if q.Src4 != m.p.Dst4 {
+		w.drop(m, DropQuote) // not about a packet of the address that it is sent to
 		return
 	}
 	if !quotable(q) {

@@ -19,6 +19,10 @@ type Rules struct {
 	AddressDependent bool // filtering
 	TCPIncoming      bool
 	Hairpin          bool
+	MSS              MSSClamp
+	// ErrorsFromDestination: translated ICMP errors come from the far end of the
+	// session (RFC 6146 §3.6.1), not from the router that sent them.
+	ErrorsFromDestination bool
 
 	Translation   xlat.Options
 	LowestIPv6MTU uint32
@@ -97,10 +101,27 @@ func (r *Rules) refuse64(srcHi, srcLo uint64, server uint32, pool6 int) DropReas
 	if first := server >> 24; first == 0 || first == 127 || !unicast4(server) || r.Deny.Contains(server) {
 		return DropDenied
 	}
-	if r.WellKnownStrict && r.Pool6[pool6].IsWellKnown() && xlat.NonGlobal(server) {
+	if !r.mayHold(pool6, server) {
 		return DropWellKnownPrefix
 	}
 	return NotDropped
+}
+
+// mayHold says whether the prefix may represent the address (RFC 6052 §3.1).
+func (r *Rules) mayHold(pool6 int, a uint32) bool {
+	return !r.WellKnownStrict || !r.Pool6[pool6].IsWellKnown() || !xlat.NonGlobal(a)
+}
+
+// prefixFor is the position of the first prefix that may represent the
+// address, in which a client sees who opened a session from the IPv4 side; -1
+// when there is none.
+func (r *Rules) prefixFor(a uint32) int {
+	for i := range r.Pool6 {
+		if r.mayHold(i, a) {
+			return i
+		}
+	}
+	return -1
 }
 
 // refuse46 does the same for a session opened from the IPv4 side.
@@ -111,9 +132,12 @@ func (r *Rules) refuse46(server uint32) DropReason {
 	return NotDropped
 }
 
-// unicast6: not multicast, unspecified, loopback or link-local (RFC 4291 §2.4).
+// unicast6: not multicast, unspecified, loopback, link-local or IPv4-mapped
+// (RFC 4291 §2.4, §2.5.5.2).
 func unicast6(hi, lo uint64) bool {
 	switch {
+	case hi == 0 && lo>>32 == 0xffff:
+		return false
 	case hi>>56 == 0xff:
 		return false
 	case hi>>54 == 0xfe80>>6:

@@ -147,7 +147,7 @@ func opens(flags uint8) bool {
 
 // open46 deals with a packet from the IPv4 side that has no session: its
 // mapping decides (endpoint-independent), and the filtering setting. The
-// client sees the server inside the first pool6 prefix.
+// client sees the server inside the first pool6 prefix that may hold it.
 func (w *Worker) open46(m *meta) {
 	k := &m.k46
 	if w.handoff != nil && w.overEntry46(m) {
@@ -170,10 +170,15 @@ func (w *Worker) open46(m *meta) {
 		w.drop(m, r)
 		return
 	}
+	prefix := w.rules.prefixFor(k.Server)
+	if prefix < 0 {
+		w.drop(m, DropWellKnownPrefix)
+		return
+	}
 	s := conntrack.Session{
 		Key: conntrack.Key64{
 			Client: b.Client, ClientPort: b.ClientPort, Server: k.Server, ServerPort: k.ServerPort,
-			Proto: k.Proto,
+			Proto: k.Proto, Pool6: uint8(prefix),
 		},
 		Mapped: k.Mapped, MappedPort: k.MappedPort, State: initial(&m.p, true),
 	}

@@ -79,6 +79,9 @@ func (w *Worker) translate64(m *meta) {
 		f.SrcPort, f.DstPort = m.v64.MappedPort, m.p.DstPort
 		m.start, s = xlat.V6ToV4(m.frame, &m.p, &f, &w.opts)
 		m.end = int(m.p.End)
+		if m.p.TCPFlags&conntrack.FlagSYN != 0 && w.rules.MSS != MSSOff && s == xlat.OK {
+			w.clampMSS(m)
+		}
 	}
 	if s != xlat.OK {
 		w.drop(m, translateReasons[s])
@@ -140,6 +143,9 @@ func (w *Worker) translate46(m *meta) {
 		return
 	}
 	m.start, m.end, m.verdict = start, int(m.p.End), forward
+	if m.p.TCPFlags&conntrack.FlagSYN != 0 && w.rules.MSS != MSSOff {
+		w.clampMSS(m)
+	}
 	if limit := min(mtu, w.rules.LowestIPv6MTU); size > limit && !m.p.DF {
 		w.fragment(m, int(limit))
 	}
@@ -154,12 +160,11 @@ func (w *Worker) flow46(m *meta, f *xlat.Flow46) {
 	f.SrcPort, f.DstPort, f.Delta = m.p.SrcPort, v.ClientPort, v.Delta
 }
 
-// errorFlow64 addresses an ICMP error from the IPv6 side. Its source becomes
-// the mapped address of the packet that it quotes: an IPv6 router has no IPv4
-// address of its own (RFC 6146 §3.4).
+// errorFlow64 addresses an ICMP error from the IPv6 side; errors.go decides on
+// its source.
 func (w *Worker) errorFlow64(m *meta) xlat.ErrorFlow64 {
 	f := xlat.ErrorFlow64{
-		Src: m.v64.Mapped, Dst: m.server,
+		Src: w.errorSource4(m), Dst: m.server,
 		InnerSrc: m.k64.Server, InnerSrcPort: m.quote.SrcPort,
 		InnerDst: m.v64.Mapped, InnerDstPort: m.v64.MappedPort,
 	}
@@ -169,8 +174,8 @@ func (w *Worker) errorFlow64(m *meta) xlat.ErrorFlow64 {
 	return f
 }
 
-// errorFlow46 addresses an ICMP error from the IPv4 side. A router keeps its
-// own address, inside the prefix, so that traceroute shows it.
+// errorFlow46 addresses an ICMP error from the IPv4 side; errors.go decides on
+// its source.
 func (w *Worker) errorFlow46(m *meta) xlat.ErrorFlow46 {
 	v := &m.v46
 	p := &w.rules.Pool6[v.Pool6]
@@ -179,7 +184,7 @@ func (w *Worker) errorFlow46(m *meta) xlat.ErrorFlow46 {
 		InnerSrcHi: v.Client.Hi, InnerSrcLo: v.Client.Lo, InnerSrcPort: v.ClientPort,
 		InnerDstPort: m.quote.DstPort,
 	}
-	f.SrcHi, f.SrcLo = p.Embed(m.p.Src4)
+	f.SrcHi, f.SrcLo = p.Embed(w.errorSource6(m, p))
 	f.InnerDstHi, f.InnerDstLo = p.Embed(m.quote.Dst4)
 	return f
 }

@@ -17,12 +17,16 @@ import (
 
 func rulesFrom(c *config.Config) (*dataplane.Rules, error) {
 	r := &dataplane.Rules{
-		Pool4:               dataplane.NewRanges4(pool4Prefixes(c)),
-		Deny:                dataplane.NewRanges4(c.DenyIPv4),
-		WellKnownStrict:     c.WellKnownPrefix == "strict",
-		AddressDependent:    c.Filtering == "address-dependent",
-		TCPIncoming:         c.TCPIncoming,
-		Hairpin:             c.Hairpin,
+		Pool4:            dataplane.NewRanges4(pool4Prefixes(c)),
+		Deny:             dataplane.NewRanges4(c.DenyIPv4),
+		WellKnownStrict:  c.WellKnownPrefix == "strict",
+		AddressDependent: c.Filtering == "address-dependent",
+		TCPIncoming:      c.TCPIncoming,
+		Hairpin:          c.Hairpin,
+		MSS:              mssFrom(c.TCPMSSClamp),
+
+		ErrorsFromDestination: c.ICMPErrorSource == "destination",
+
 		LowestIPv6MTU:       uint32(c.LowestIPv6MTU),
 		MTU:                 [2]uint32{uint32(c.MTU.IPv6), uint32(c.MTU.IPv4)},
 		ICMPErrorsPerSecond: c.Limits.ICMPErrorsPerSecond,
@@ -45,6 +49,13 @@ func rulesFrom(c *config.Config) (*dataplane.Rules, error) {
 		r.ICMPSource4 = addr4(a)
 	}
 	return r, nil
+}
+
+func mssFrom(octets int) dataplane.MSSClamp {
+	if octets == config.MSSAuto {
+		return dataplane.MSSAuto
+	}
+	return dataplane.MSSClamp(octets)
 }
 
 func pool4Prefixes(c *config.Config) []netip.Prefix {

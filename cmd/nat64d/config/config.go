@@ -30,11 +30,13 @@ type Config struct {
 
 	MTU           MTU
 	LowestIPv6MTU int
+	TCPMSSClamp   int // octets; MSSOff or MSSAuto
 
 	Filtering       string // "endpoint-independent" or "address-dependent"
 	TCPIncoming     bool
 	WellKnownPrefix string // "permissive" or "strict"
 	DenyIPv4        []netip.Prefix
+	ICMPErrorSource string // "router" or "destination"
 	ICMPSource      ICMPSource
 	UDPZeroChecksum string // "compute" or "drop"
 	TrafficClass    string // "copy" or "zero"
@@ -141,6 +143,12 @@ func (p Problem) Error() string {
 	return s
 }
 
+// Values of Config.TCPMSSClamp beside a number of octets.
+const (
+	MSSOff  = 0
+	MSSAuto = -1
+)
+
 // Addresses is how many IPv4 addresses the entry holds.
 func (p Pool4) Addresses() int { return 1 << (32 - p.Prefix.Bits()) }
 
@@ -155,6 +163,7 @@ func defaults() *Config {
 			FrameSize: 2048, FramesPerQueue: 8192, RingSize: 2048,
 		},
 		LowestIPv6MTU:   1280,
+		TCPMSSClamp:     MSSAuto,
 		Filtering:       "endpoint-independent",
 		TCPIncoming:     true,
 		WellKnownPrefix: "permissive",
@@ -163,6 +172,7 @@ func defaults() *Config {
 			netip.MustParsePrefix("169.254.0.0/16"), netip.MustParsePrefix("224.0.0.0/4"),
 			netip.MustParsePrefix("240.0.0.0/4"),
 		},
+		ICMPErrorSource: "router",
 		UDPZeroChecksum: "compute",
 		TrafficClass:    "copy",
 		Hairpin:         true,

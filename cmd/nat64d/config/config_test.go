@@ -91,8 +91,10 @@ func TestFull(t *testing.T) {
 		XDP:           XDP{Mode: "generic", ZeroCopy: "off", BusyPoll: "on", FrameSize: 4096, FramesPerQueue: 4096, RingSize: 1024},
 		MTU:           MTU{IPv6: 3822},
 		LowestIPv6MTU: 1400,
+		TCPMSSClamp:   1220,
 		Filtering:     "address-dependent", WellKnownPrefix: "strict",
 		DenyIPv4:        []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("203.0.113.7/32")},
+		ICMPErrorSource: "destination",
 		ICMPSource:      ICMPSource{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.254")},
 		UDPZeroChecksum: "drop", TrafficClass: "zero",
 		StaticBIB: []StaticBIB{

@@ -47,14 +47,21 @@ func encode(t *testing.T, c *Config) []byte {
 	for _, p := range c.KernelProtocols {
 		protocols = append(protocols, int(p))
 	}
+	var mss any = c.TCPMSSClamp
+	switch c.TCPMSSClamp {
+	case MSSAuto:
+		mss = "auto"
+	case MSSOff:
+		mss = "off"
+	}
 	b, err := json.MarshalIndent(object{
 		"ipv6_interface": c.IPv6Interface, "ipv4_interface": c.IPv4Interface,
 		"pool6": c.Pool6, "pool4": pool4, "assign_pool4": c.AssignPool4, "workers": workers, "poll": c.Poll,
 		"xdp": object{"mode": c.XDP.Mode, "zero_copy": c.XDP.ZeroCopy, "busy_poll": c.XDP.BusyPoll,
 			"frame_size": c.XDP.FrameSize, "frames_per_queue": c.XDP.FramesPerQueue, "ring_size": c.XDP.RingSize},
 		"mtu":             object{"ipv6": mtu(c.MTU.IPv6), "ipv4": mtu(c.MTU.IPv4)},
-		"lowest_ipv6_mtu": c.LowestIPv6MTU, "filtering": c.Filtering, "tcp_incoming": c.TCPIncoming,
-		"well_known_prefix": c.WellKnownPrefix, "deny_ipv4": deny, "icmp_source": source,
+		"lowest_ipv6_mtu": c.LowestIPv6MTU, "tcp_mss_clamp": mss, "filtering": c.Filtering, "tcp_incoming": c.TCPIncoming,
+		"well_known_prefix": c.WellKnownPrefix, "deny_ipv4": deny, "icmp_error_source": c.ICMPErrorSource, "icmp_source": source,
 		"udp_zero_checksum": c.UDPZeroChecksum, "traffic_class": c.TrafficClass, "static_bib": static,
 		"hairpin": c.Hairpin,
 		"timeouts": object{"udp": c.Timeouts.UDP.String(), "icmp": c.Timeouts.ICMP.String(),

@@ -10,8 +10,6 @@ import "github.com/valyala/fastjson"
 var notYet = []struct{ path, today string }{
 	{"exclusive", `false`},
 	{"local_traffic", `false`},
-	{"tcp_mss_clamp", `"off"`},
-	{"icmp_error_source", `"router"`},
 	{"timeouts.fragment", ""},
 	{"limits.sessions_per_client", `0`},
 	{"limits.ports_per_client", `0`},

@@ -137,6 +137,30 @@ func orInterface(dst *int, low, high int) reader {
 	}
 }
 
+// Sizes that tcp_mss_clamp takes: from the least that Linux accepts of a peer
+// to the most that an IPv4 packet has room for.
+const (
+	minMSS = 88
+	maxMSS = 65495
+)
+
+// mssClamp reads a number of octets, "auto" or "off".
+func mssClamp(dst *int) reader {
+	return func(p *parser, path string, v *fastjson.Value) {
+		switch string(v.GetStringBytes()) {
+		case "auto":
+			*dst = MSSAuto
+			return
+		case "off":
+			*dst = MSSOff
+			return
+		}
+		if n, ok := p.number(path, v, minMSS, maxMSS, `give "auto", "off" or `); ok {
+			*dst = n
+		}
+	}
+}
+
 // duration reads a length of time in Go's notation, from 1 s up, in whole
 // tenths of a second because that is what the session table counts in.
 func duration(dst *time.Duration) reader {

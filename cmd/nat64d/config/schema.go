@@ -38,10 +38,12 @@ func (p *parser) schema() []field {
 			field{"ipv6", orInterface(&c.MTU.IPv6, minMTU6, 65535), ""},
 			field{"ipv4", orInterface(&c.MTU.IPv4, minMTU4, 65535), ""}), ""},
 		{"lowest_ipv6_mtu", integer(&c.LowestIPv6MTU, minMTU6, 65535), ""},
+		{"tcp_mss_clamp", mssClamp(&c.TCPMSSClamp), ""},
 		{"filtering", choice(&c.Filtering, "endpoint-independent", "address-dependent"), ""},
 		{"tcp_incoming", boolean(&c.TCPIncoming), ""},
 		{"well_known_prefix", choice(&c.WellKnownPrefix, "permissive", "strict"), ""},
 		{"deny_ipv4", replace(&c.DenyIPv4, list(0, 4096, readDeny)), ""},
+		{"icmp_error_source", choice(&c.ICMPErrorSource, "router", "destination"), ""},
 		{"icmp_source", object(
 			field{"ipv6", icmpSource(&c.ICMPSource.IPv6, "IPv6", netip.Addr.Is6), ""},
 			field{"ipv4", icmpSource(&c.ICMPSource.IPv4, "IPv4", netip.Addr.Is4), ""}), ""},
