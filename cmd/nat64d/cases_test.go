@@ -1,16 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"handoff64/cmd/nat64d/config"
-	"handoff64/cmd/nat64d/control"
 	"handoff64/conntrack"
 	"handoff64/dataplane"
 	"handoff64/dataplane/fixture"
@@ -147,7 +144,9 @@ func (r *caseRig) step(report reporter, s *fixture.Step, values *fixture.Values)
 	for side, want := range s.Expect {
 		compareSide(report, s, fixture.Side(side), want, r.ports[side].Drain(), values)
 	}
-	compareCounts(report, s, difference(r.counters(), before))
+	if err := s.CheckCounts(before, r.counters()); err != nil {
+		report.Errorf("line %d: %v", s.Line, err)
+	}
 }
 
 // wait lets the clock run, a tick at a time, as the worker would live it.
@@ -187,21 +186,17 @@ func asFrame(side fixture.Side, packet []byte) []byte {
 }
 
 // compareSide holds what left on one side to what the case expects there.
-func compareSide(t reporter, s *fixture.Step, side fixture.Side, want []*fixture.Packet, got [][]byte, values *fixture.Values) {
-	t.Helper()
-	for i := range max(len(want), len(got)) {
-		switch {
-		case i >= len(got):
-			t.Errorf("line %d: the packet of line %d did not leave on side %s", s.Line, want[i].Line, side)
-			continue
-		case string(got[i][:14]) != string(answerFrame(side)):
-			t.Errorf("line %d: the Ethernet header on side %s is % x, want % x", s.Line, side, got[i][:14], answerFrame(side))
+func compareSide(report reporter, s *fixture.Step, side fixture.Side, want []*fixture.Packet, frames [][]byte, values *fixture.Values) {
+	report.Helper()
+	var got [][]byte
+	for _, f := range frames {
+		if string(f[:14]) != string(answerFrame(side)) {
+			report.Errorf("line %d: the Ethernet header on side %s is % x, want % x", s.Line, side, f[:14], answerFrame(side))
 		}
-		if i >= len(want) {
-			t.Errorf("line %d: nobody expects this on side %s:\n% x", s.Line, side, got[i][14:])
-		} else if err := values.Match(want[i], got[i][14:]); err != nil {
-			t.Errorf("line %d, side %s: %v", s.Line, side, err)
-		}
+		got = append(got, f[14:])
+	}
+	if err := values.CheckSide(side, want, got); err != nil {
+		report.Errorf("line %d: %v", s.Line, err)
 	}
 }
 
@@ -214,65 +209,11 @@ func answerFrame(side fixture.Side) []byte {
 // counters are what nat64ctl stats would say, by their paths.
 func (r *caseRig) counters() map[string]uint64 {
 	c, stats := r.worker.Counters(), r.table.Stats()
-	s := statsOf(&c, &stats)
-	return flatten(s)
-}
-
-// flatten gives every number of the statistics the path that it has in JSON.
-func flatten(s control.Stats) map[string]uint64 {
-	text, err := json.Marshal(s)
+	flat, err := fixture.Paths(statsOf(&c, &stats))
 	if err != nil {
-		panic(err)
+		r.t.Fatal(err)
 	}
-	var tree map[string]any
-	if err := json.Unmarshal(text, &tree); err != nil {
-		panic(err)
-	}
-	flat := map[string]uint64{}
-	var walk func(path string, v any)
-	walk = func(path string, v any) {
-		switch v := v.(type) {
-		case map[string]any:
-			for k, x := range v {
-				walk(path+"."+k, x)
-			}
-		case float64:
-			flat[path[1:]] = uint64(v)
-		}
-	}
-	walk("", tree)
 	return flat
-}
-
-func difference(now, before map[string]uint64) map[string]uint64 {
-	d := map[string]uint64{}
-	for k, v := range now {
-		d[k] = v - before[k]
-	}
-	return d
-}
-
-// compareCounts holds drops and counters to the case: every reason that it does
-// not name must not have been counted.
-func compareCounts(t reporter, s *fixture.Step, got map[string]uint64) {
-	t.Helper()
-	want := maps.Clone(s.Counts)
-	for reason, n := range s.Drops {
-		want["drops."+reason] = n
-	}
-	for path, n := range want {
-		is, known := got[path]
-		if !known {
-			t.Errorf("line %d: there is no counter %s", s.Line, path)
-		} else if is != n {
-			t.Errorf("line %d: %s went up by %d, want %d", s.Line, path, int64(is), n)
-		}
-	}
-	for path, n := range got {
-		if _, named := want[path]; !named && n != 0 && len(path) > 6 && path[:6] == "drops." {
-			t.Errorf("line %d: %s went up by %d", s.Line, path, n)
-		}
-	}
 }
 
 // heard collects complaints.
