@@ -63,6 +63,11 @@ type staticSet struct {
 func (st *Static) mappedKey() mappedKey { return mappedKey{st.Mapped, st.MappedPort, st.Proto} }
 func (st *Static) clientKey() clientKey { return clientKey{st.Client, st.ClientPort, st.Proto} }
 
+// Excludes says whether two mappings cannot be there at one time.
+func (st Static) Excludes(other Static) bool {
+	return st.mappedKey() == other.mappedKey() || st.clientKey() == other.clientKey()
+}
+
 // String describes a mapping for messages: tcp [2001:db8::5]:80 ↔ 192.0.2.1:8080.
 func (st Static) String() string {
 	return fmt.Sprintf("%s [%s]:%d ↔ %s:%d", st.Proto, ipv6(st.Client), st.ClientPort, ipv4(st.Mapped), st.MappedPort)
@@ -74,6 +79,16 @@ func newStaticSet() *staticSet {
 
 func (s *staticSet) clone() *staticSet {
 	return &staticSet{maps.Clone(s.byMapped), maps.Clone(s.byClient), maps.Clone(s.retired)}
+}
+
+// Statics are the static mappings that are in force, in no order. Any goroutine.
+func (t *Table) Statics() []Static {
+	set := t.statics.Load()
+	all := make([]Static, 0, len(set.byMapped))
+	for _, e := range set.byMapped {
+		all = append(all, e.Static)
+	}
+	return all
 }
 
 // holder finds a static mapping of any protocol that keeps a port claimed.

@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -57,6 +58,30 @@ func TestStaticMappingServesBothDirections(t *testing.T) {
 			t.Error("the static mapping went with its sessions")
 		}
 		f.check()
+	}
+}
+
+func TestStaticsAndWhatTheyExclude(t *testing.T) {
+	f := newFixture(t, Config{Static: []Static{web}})
+	dns := Static{UDP, Addr6{0x20010db8_00000000, 6}, 53, poolAddr, 8080}
+	f.addStatic(dns)
+	if got := f.Statics(); len(got) != 2 || !slices.Contains(got, web) || !slices.Contains(got, dns) {
+		t.Errorf("%v", got)
+	}
+	if err := f.RemoveStatic(TCP, poolAddr, 8080); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.Statics(); !slices.Equal(got, []Static{dns}) {
+		t.Errorf("after a removal: %v", got)
+	}
+	sameMapped, sameClient, other := web, web, web
+	sameMapped.Client.Lo++
+	sameClient.MappedPort++
+	other.Proto = UDP
+	for st, want := range map[Static]bool{web: true, sameMapped: true, sameClient: true, other: false} {
+		if got := web.Excludes(st); got != want {
+			t.Errorf("%v excludes %v: %v", web, st, got)
+		}
 	}
 }
 

@@ -48,8 +48,8 @@ type Config struct {
 	Seed uint64
 }
 
-// Worker translates packets. All its methods but Counters and SetRules are for
-// the one goroutine that polls.
+// Worker translates packets. All its methods but those that say so are for the
+// one goroutine that polls.
 type Worker struct {
 	id     int
 	table  *conntrack.Table
@@ -69,6 +69,7 @@ type Worker struct {
 
 	rules   *Rules
 	pending atomic.Pointer[Rules] // set by SetRules, taken up at the next round
+	inForce atomic.Pointer[Rules] // rules, for others to read
 
 	now    conntrack.Tick
 	snap   *nexthop.Snapshot
@@ -181,6 +182,7 @@ func (w *Worker) begin(now conntrack.Tick) {
 	if r := w.pending.Load(); r != nil && r != w.rules {
 		w.rules = r
 		w.opts = r.Translation
+		w.inForce.Store(r)
 	}
 	w.opts.MTU6, w.opts.MTU4 = w.mtu(IPv6, w.snap.IPv6.MTU), w.mtu(IPv4, w.snap.IPv4.MTU)
 }
@@ -210,6 +212,10 @@ func (w *Worker) drop(m *meta, r DropReason) {
 // SetRules publishes new rules; the worker follows at its next round. Safe
 // from any goroutine.
 func (w *Worker) SetRules(r *Rules) { w.pending.Store(r) }
+
+// Follows says whether the worker works by these rules, which SetRules
+// published. Safe from any goroutine.
+func (w *Worker) Follows(r *Rules) bool { return w.inForce.Load() == r }
 
 // Counters are the totals as of the last round. Safe from any goroutine.
 func (w *Worker) Counters() Counters { return w.counters.load() }

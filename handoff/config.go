@@ -43,6 +43,19 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// Tuning is what can be changed while a Worker runs; the fields are Config's.
+type Tuning struct {
+	BatchDelay         time.Duration
+	StrangersPerSecond int
+}
+
+// Tune changes the tuning. The worker follows at its next round, before it
+// sends anything else. Any goroutine.
+func (w *Worker) Tune(t Tuning) {
+	w.tuning.Store(&t)
+	w.sleep.interrupt()
+}
+
 // check reports every problem at once.
 func (c *Config) check() error {
 	var errs []error

@@ -73,6 +73,7 @@ type Worker struct {
 	retries   *retries
 	servers   *servers
 	strangers strangers
+	tuning    atomic.Pointer[Tuning] // set by Tune, taken up at the next round
 	count     counters
 	keysAt    int64 // when to look at the keys next
 	saveAt    int64 // state file: not before
@@ -162,6 +163,10 @@ func (w *Worker) Close() error {
 func (w *Worker) round() (worked bool) {
 	w.wall = w.clock()
 	w.now = int64(w.wall.Sub(w.start))
+	if t := w.tuning.Swap(nil); t != nil {
+		w.batchDelay = int64(t.BatchDelay)
+		w.strangers.perSecond = int64(t.StrangersPerSecond)
+	}
 	w.rotate()
 	for i := range w.links {
 		worked = w.takeFrom(i) || worked

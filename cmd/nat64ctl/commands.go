@@ -38,7 +38,7 @@ type command struct {
 
 // laterCommands are part of the interface, but their feature does not exist yet.
 func laterCommands() []string {
-	return []string{"set", "trace", "capture", "reload", "top"}
+	return []string{"trace", "capture", "top"}
 }
 
 func commands() []command {
@@ -78,6 +78,12 @@ func commands() []command {
 			flags: func(fs *flag.FlagSet, r *request) { fs.BoolVar(&r.handoff, "handoff", false, "") },
 			run:   (*request).flush,
 		},
+		{
+			name: "set", usage: "[KEY [VALUE]] [--all]", summary: "change a key of the configuration, or show what differs from the file", text: setHelp,
+			flags: func(fs *flag.FlagSet, r *request) { fs.BoolVar(&r.all, "all", false, "") },
+			run:   (*request).set,
+		},
+		{name: "reload", summary: "read the configuration file anew", text: reloadHelp, run: (*request).reload},
 	}
 }
 

@@ -67,6 +67,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 	if err == nil {
 		return exitOK
 	}
+	var bad control.ConfigError
+	if errors.As(err, &bad) {
+		for _, problem := range bad.Problems {
+			fmt.Fprintf(stderr, "nat64ctl: %s\n", problem)
+		}
+		return exitUsage
+	}
 	fmt.Fprintf(stderr, "nat64ctl: %v\n", err)
 	if errors.As(err, new(usageError)) {
 		return exitUsage

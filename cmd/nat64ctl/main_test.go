@@ -88,6 +88,12 @@ func TestOutput(t *testing.T) {
 		"help-drops":      "--help drops",
 		"help-sessions":   "sessions -h",
 		"help-bib":        "bib --help",
+		"help-set":        "set --help",
+		"help-reload":     "reload --help",
+		"set":             "set",
+		"set-all":         "set --all",
+		"set-one":         "set lowest_ipv6_mtu",
+		"json-set":        "set --json",
 		"sessions-filter": "sessions --proto tcp --mapped 192.0.2.1 --limit 1 state=established",
 	} {
 		code, stdout, stderr := ctl(append([]string{"--socket", path}, strings.Fields(args)...)...)
@@ -139,14 +145,15 @@ func TestBIBChanges(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                           "no command; give one of status, stats, drops, sessions, bib, servers, flush (see nat64ctl --help)",
-		"statsu":                     `command "statsu" is unknown; give one of status, stats, drops, sessions, bib, servers, flush`,
+		"":                           "no command; give one of status, stats, drops, sessions, bib, servers, flush, set, reload (see nat64ctl --help)",
+		"statsu":                     `command "statsu" is unknown; give one of status, stats, drops, sessions, bib, servers, flush, set, reload`,
 		"servers now":                `servers takes no "now" (see nat64ctl servers --help)`,
-		"set lowest_ipv6_mtu 1400":   "set comes with a later version",
+		"set a b c":                  "give set KEY VALUE, set KEY, or set [--all] (see nat64ctl set --help)",
+		"set a --all":                "give set KEY VALUE, set KEY, or set [--all] (see nat64ctl set --help)",
+		"reload now":                 `reload takes no "now" (see nat64ctl reload --help)`,
 		"trace tcp":                  "trace comes with a later version",
 		"capture x.pcap":             "capture comes with a later version",
 		"flush handoff":              `flush takes no "handoff" (see nat64ctl flush --help)`,
-		"reload":                     "reload comes with a later version",
 		"top":                        "top comes with a later version",
 		"--sockets x status":         "flag provided but not defined: -sockets (see nat64ctl --help)",
 		"status now":                 `status takes no "now" (see nat64ctl status --help)`,

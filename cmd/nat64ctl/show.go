@@ -54,6 +54,9 @@ func writeStatus(out *bufio.Writer, s *control.Status) error {
 		handoff = fmt.Sprintf("%s servers, %s cached entries", count(uint64(s.Handoff.Servers)), count(uint64(s.Handoff.CachedEntries)))
 	}
 	t.row("handoff", handoff)
+	if n := len(s.Differs); n > 0 {
+		t.row("configuration", fmt.Sprintf("%d not as in the file: %s (nat64ctl set)", n, strings.Join(s.Differs, ", ")))
+	}
 	return t.close()
 }
 

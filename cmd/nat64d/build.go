@@ -70,7 +70,7 @@ func tableFrom(c *config.Config, shards int) conntrack.Config {
 	t := conntrack.Config{
 		Shards:           shards,
 		Sessions:         c.Limits.Sessions,
-		AddressDependent: c.Filtering == "address-dependent",
+		AddressDependent: true, // filtering can be switched on later, and must know the sessions from before
 		Pool6:            c.Pool6,
 		Timeouts: conntrack.Timeouts{
 			UDP: ticks(c.Timeouts.UDP), ICMP: ticks(c.Timeouts.ICMP), TCPEstablished: ticks(c.Timeouts.TCPEstablished),
@@ -89,12 +89,7 @@ func tableFrom(c *config.Config, shards int) conntrack.Config {
 			}
 		}
 	}
-	for _, s := range c.StaticBIB {
-		t.Static = append(t.Static, conntrack.Static{
-			Proto: protoFrom(s.Protocol), Client: addr6(s.Client.Addr()), ClientPort: s.Client.Port(),
-			Mapped: addr4(s.Mapped.Addr()), MappedPort: s.Mapped.Port(),
-		})
-	}
+	t.Static = staticsFrom(c)
 	return t
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -29,12 +28,14 @@ import (
 // called from any goroutine as soon as it exists; before it is ready they show
 // an empty translator.
 type daemon struct {
-	cfg    *config.Config
-	log    *slog.Logger
-	tables string
-	start  time.Time
-	clock  func() conntrack.Tick
-	run    atomic.Pointer[translator] // nil until ready
+	cfg      *config.Config // what nat64d started with
+	file     string         // that it was read from
+	settings settings       // what is in force now
+	log      *slog.Logger
+	tables   string
+	start    time.Time
+	clock    func() conntrack.Tick
+	run      atomic.Pointer[translator] // nil until ready
 }
 
 // translator is everything that exists once packets flow.
@@ -135,6 +136,9 @@ func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
 	d.run.Store(t)
 	ready()
 	<-ctx.Done()
+	d.settings.mu.Lock() // no change is under way when the workers stop, and none begins
+	d.settings.stopped = true
+	d.settings.mu.Unlock()
 	wg.Wait()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return cause
@@ -286,5 +290,3 @@ func defaultTables(controlSocket string) string {
 }
 
 var _ control.Daemon = (*daemon)(nil)
-
-func mappedPort(a uint32, p uint16) netip.AddrPort { return netip.AddrPortFrom(netip4(a), p) }

@@ -105,20 +105,27 @@ func parse(fs *flag.FlagSet, args []string, stderr io.Writer) (int, bool) {
 
 // loadConfig reads and validates the file; problems go to stderr, one a line.
 func loadConfig(file string, stderr io.Writer) (*config.Config, bool) {
+	_, c, ok := loadDocument(file, stderr)
+	return c, ok
+}
+
+// loadDocument is loadConfig that gives the text as well.
+func loadDocument(file string, stderr io.Writer) (config.Document, *config.Config, bool) {
 	if file == "" {
 		fmt.Fprintln(stderr, "nat64d: --config FILE is missing")
-		return nil, false
+		return config.Document{}, nil, false
 	}
 	data, err := os.ReadFile(file)
 	if err != nil {
 		fmt.Fprintf(stderr, "nat64d: configuration: %v\n", err)
-		return nil, false
+		return config.Document{}, nil, false
 	}
-	c, problems := config.Parse(file, data)
+	text := config.NewDocument(file, data)
+	c, problems := text.Parse()
 	for _, p := range problems {
 		fmt.Fprintln(stderr, p.Error())
 	}
-	return c, len(problems) == 0
+	return text, c, len(problems) == 0
 }
 
 func checkCommand(args []string, stdout, stderr io.Writer) int {

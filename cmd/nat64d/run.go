@@ -11,6 +11,7 @@ import (
 	"net/http/pprof"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -43,18 +44,21 @@ func runCommand(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "nat64d run: --profile %s: unknown; one of cpu, mem, mutex, block, trace\n", *kind)
 		return exitUsage
 	}
-	c, ok := loadConfig(*file, stderr)
+	text, c, ok := loadDocument(*file, stderr)
 	if !ok {
 		return exitUsage
 	}
-	log := newLogger(c, stderr)
+	d := &daemon{cfg: c, file: absolute(*file), tables: tablesDir(c, *tables), start: time.Now(), clock: dataplane.NewClock()}
+	d.settings.begin(text, c)
+	d.log = newLogger(c, &d.settings.level, stderr)
+	log := d.log
 	for _, w := range c.Warnings {
 		log.Warn("configuration: " + w.Error())
 	}
 	if *kind != "" {
 		defer profile.Start(profiles[*kind], profile.ProfilePath(*dir), profile.NoShutdownHook, profile.Quiet).Stop()
 	}
-	if err := runDaemon(c, log, *pprofAddr, tablesDir(c, *tables)); err != nil {
+	if err := d.runUntilSignal(*pprofAddr); err != nil {
 		fmt.Fprintf(stderr, "nat64d: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 		return exitFailure
 	}
@@ -71,26 +75,34 @@ func tablesDir(c *config.Config, flag string) string {
 	return flag
 }
 
-func newLogger(c *config.Config, w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.Log.Level}
+// absolute is where a file lies whatever the working directory is later.
+func absolute(file string) string {
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return file
+	}
+	return abs
+}
+
+func newLogger(c *config.Config, level slog.Leveler, w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: level}
 	if c.Log.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
 	return slog.New(slog.NewTextHandler(w, opts))
 }
 
-// runDaemon runs until SIGTERM or SIGINT.
-func runDaemon(c *config.Config, log *slog.Logger, pprofAddr, tables string) error {
+// runUntilSignal runs until SIGTERM or SIGINT.
+func (d *daemon) runUntilSignal(pprofAddr string) error {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
-	stopHangup := ignoreHangup(log)
-	defer stopHangup()
-	if tables != "" {
-		if err := os.MkdirAll(tables, 0o700); err != nil {
+	defer d.reloadOnHangup()()
+	log := d.log
+	if d.tables != "" {
+		if err := os.MkdirAll(d.tables, 0o700); err != nil {
 			return fmt.Errorf("session tables: %w", err)
 		}
 	}
-	d := &daemon{cfg: c, log: log, tables: tables, start: time.Now(), clock: dataplane.NewClock()}
 	if pprofAddr != "" {
 		stop, err := servePprof(pprofAddr, log)
 		if err != nil {
@@ -98,7 +110,7 @@ func runDaemon(c *config.Config, log *slog.Logger, pprofAddr, tables string) err
 		}
 		defer stop()
 	}
-	log.Info("starting", "version", versionString(), "ipv6", c.IPv6Interface, "ipv4", c.IPv4Interface)
+	log.Info("starting", "version", versionString(), "ipv6", d.cfg.IPv6Interface, "ipv4", d.cfg.IPv4Interface)
 	err := d.serve(ctx, func() {
 		// Without systemd there is nobody to tell, which is no error.
 		_, _ = systemd.SdNotify(false, systemd.SdNotifyReady)
@@ -109,22 +121,6 @@ func runDaemon(c *config.Config, log *slog.Logger, pprofAddr, tables string) err
 		log.Info("stopped")
 	}
 	return err
-}
-
-// ignoreHangup keeps SIGHUP from ending the process: whoever sends it wants the
-// configuration read anew, which comes with a later version.
-func ignoreHangup(log *slog.Logger) (stop func()) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, syscall.SIGHUP)
-	go func() {
-		for range c {
-			log.Warn("SIGHUP: reloading comes with a later version; restart nat64d, its sessions survive that")
-		}
-	}()
-	return func() {
-		signal.Stop(c)
-		close(c)
-	}
 }
 
 // servePprof serves the profiler on a listener of its own, so that the metrics

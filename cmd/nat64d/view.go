@@ -22,11 +22,16 @@ var errNotReady = errors.New("nat64d is still starting")
 // Status implements control.Daemon.
 func (d *daemon) Status() control.Status {
 	s := control.Status{
-		Version: versionString(), UptimeS: time.Since(d.start).Seconds(), Pool6: d.cfg.Pool6,
+		Version: versionString(), UptimeS: time.Since(d.start).Seconds(), Pool6: d.cfg.Pool6, Differs: []string{},
 		Sessions: control.Usage{Capacity: d.cfg.Limits.Sessions},
 	}
 	for _, p := range d.cfg.Pool4 {
 		s.Pool4 = append(s.Pool4, control.Pool4{Address: poolAddress(p), Ports: config.FormatRanges(p.Ports)})
+	}
+	for _, v := range d.Settings().Keys {
+		if v.Differs {
+			s.Differs = append(s.Differs, v.Key)
+		}
 	}
 	t := d.run.Load()
 	if t == nil {
@@ -166,6 +171,11 @@ func (d *daemon) Flush(handoffOnly bool) error {
 		done = t.table.FlushHandoff
 	}
 	done()
+	return t.sweep()
+}
+
+// sweep waits until the workers have carried out all that was removed.
+func (t *translator) sweep() error {
 	for deadline := time.Now().Add(flushPatience); !t.table.Swept(); time.Sleep(time.Millisecond) {
 		for _, w := range t.workers {
 			w.Wake()
@@ -256,9 +266,11 @@ func (d *daemon) BIB(yield func(control.BIBEntry) bool) {
 // AddBIB implements control.Daemon. The filter learns of the mapping last, so
 // that no packet comes for a mapping that is not there.
 func (d *daemon) AddBIB(proto string, client, mapped netip.AddrPort) error {
-	t := d.run.Load()
-	if t == nil {
-		return errNotReady
+	d.settings.mu.Lock()
+	defer d.settings.mu.Unlock()
+	t, err := d.translator()
+	if err != nil {
+		return err
 	}
 	if !client.Addr().Is6() || !mapped.Addr().Is4() {
 		return fmt.Errorf("a mapping goes from an IPv6 to an IPv4 transport address, not from %s to %s", client, mapped)
@@ -279,14 +291,17 @@ func (d *daemon) AddBIB(proto string, client, mapped netip.AddrPort) error {
 	if err := t.device.AddStatic(xsk.Static{Proto: xsk.Proto(st.Proto), Addr: mapped}); err != nil {
 		return errors.Join(err, t.table.RemoveStatic(st.Proto, st.Mapped, st.MappedPort))
 	}
+	d.log.Info("static mapping added", "mapping", st)
 	return nil
 }
 
 // RemoveBIB implements control.Daemon.
 func (d *daemon) RemoveBIB(proto string, mapped netip.AddrPort) error {
-	t := d.run.Load()
-	if t == nil {
-		return errNotReady
+	d.settings.mu.Lock()
+	defer d.settings.mu.Unlock()
+	t, err := d.translator()
+	if err != nil {
+		return err
 	}
 	if !mapped.Addr().Is4() {
 		return fmt.Errorf("%s is not an IPv4 transport address", mapped)
@@ -295,5 +310,6 @@ func (d *daemon) RemoveBIB(proto string, mapped netip.AddrPort) error {
 	if err := t.table.RemoveStatic(p, addr4(mapped.Addr()), mapped.Port()); err != nil {
 		return err
 	}
+	d.log.Info("static mapping removed", "protocol", proto, "mapped", mapped)
 	return t.device.RemoveStatic(xsk.Static{Proto: xsk.Proto(p), Addr: mapped})
 }

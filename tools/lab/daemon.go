@@ -109,21 +109,30 @@ func (d *Daemon) Socket() string { return filepath.Join(d.lab.dirOf(d.host.Name)
 // Tables is the folder of its session tables.
 func (d *Daemon) Tables() string { return filepath.Join(tablesOf(d.lab.Options.Name), d.host.Name) }
 
-// Start writes the configuration, runs nat64d and waits until it is ready.
-func (d *Daemon) Start(ctx context.Context) error {
+// File is where its configuration lies.
+func (d *Daemon) File() string { return filepath.Join(d.lab.dirOf(d.host.Name), "nat64d.json") }
+
+// WriteConfig writes the configuration, for a start or a reload.
+func (d *Daemon) WriteConfig() error {
 	config, err := json.MarshalIndent(d.Config, "", "  ")
 	if err != nil {
 		return fmt.Errorf("nat64d configuration: %w", err)
 	}
-	dir := d.lab.dirOf(d.host.Name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(d.File()), 0o755); err != nil {
 		return fmt.Errorf("nat64d folder: %w", err)
 	}
-	file := filepath.Join(dir, "nat64d.json")
-	if err := os.WriteFile(file, append(config, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(d.File(), append(config, '\n'), 0o644); err != nil {
 		return fmt.Errorf("nat64d configuration: %w", err)
 	}
-	if err := d.start(d.host, d.binaries.Nat64d, "run", "--config", file, "--tables", d.Tables()); err != nil {
+	return nil
+}
+
+// Start writes the configuration, runs nat64d and waits until it is ready.
+func (d *Daemon) Start(ctx context.Context) error {
+	if err := d.WriteConfig(); err != nil {
+		return err
+	}
+	if err := d.start(d.host, d.binaries.Nat64d, "run", "--config", d.File(), "--tables", d.Tables()); err != nil {
 		return err
 	}
 	return d.awaitReady(ctx)

@@ -60,6 +60,17 @@ func (p *process) Stop() error {
 // Kill ends the program without giving it a chance to clean up.
 func (p *process) Kill() error { return p.end(unix.SIGKILL) }
 
+// Hangup sends SIGHUP, at which a daemon reads its configuration anew.
+func (p *process) Hangup() error {
+	if p.cmd == nil {
+		return fmt.Errorf("%s was not started", p.name)
+	}
+	if err := p.cmd.Process.Signal(unix.SIGHUP); err != nil {
+		return fmt.Errorf("SIGHUP to %s: %w", p.name, err)
+	}
+	return nil
+}
+
 // Running says whether the program was started and has not ended.
 func (p *process) Running() bool {
 	if p.cmd == nil {

@@ -90,6 +90,36 @@ func leaves(path string, object map[string]any) (paths []string) {
 	return paths
 }
 
+// TestWhatAChangeTakesIsDocumented: the handbook's table names the keys that can
+// be changed without a restart.
+func TestWhatAChangeTakesIsDocumented(t *testing.T) {
+	_, rest, found := strings.Cut(string(load(t, handbook)), "### Changing it while nat64d runs")
+	section, _, _ := strings.Cut(rest, "\n\n**")
+	if !found {
+		t.Fatal("the section about changes is gone")
+	}
+	for _, takes := range []Takes{Live, Reload} {
+		var row, want []string
+		for line := range strings.Lines(section) {
+			if cells := strings.Split(line, "|"); strings.Contains(line, "| `"+takes.String()+"`") {
+				for _, m := range regexp.MustCompile("`([a-z0-9_.]+)`").FindAllStringSubmatch(cells[2], -1) {
+					row = append(row, m[1])
+				}
+			}
+		}
+		for _, k := range keys {
+			if k.takes == takes {
+				want = append(want, k.path)
+			}
+		}
+		slices.Sort(row)
+		slices.Sort(want)
+		if !slices.Equal(row, want) {
+			t.Errorf("keys whose change takes %q in the handbook: %v\nin keys.go: %v", takes, row, want)
+		}
+	}
+}
+
 // TestRefusedKeysAreDocumentedAsSuch: a row of the table of refused keys says
 // the value that is accepted today.
 func TestRefusedKeysAreDocumentedAsSuch(t *testing.T) {

@@ -77,6 +77,24 @@ func (c *Client) Flush(ctx context.Context, handoffOnly bool) error {
 	return c.post(ctx, "/v1/flush?handoff="+strconv.FormatBool(handoffOnly), struct{}{})
 }
 
+// Settings asks for every key of the configuration.
+func (c *Client) Settings(ctx context.Context) (Settings, error) {
+	var s Settings
+	return s, c.get(ctx, "/v1/settings", &s)
+}
+
+// Set changes a live key of the configuration until the next reload.
+func (c *Client) Set(ctx context.Context, key, value string) (Changed, error) {
+	var answer Changed
+	return answer, c.ask(ctx, "/v1/set", setRequest{key, value}, &answer)
+}
+
+// Reload has the configuration file read anew.
+func (c *Client) Reload(ctx context.Context) (Changed, error) {
+	var answer Changed
+	return answer, c.ask(ctx, "/v1/reload", struct{}{}, &answer)
+}
+
 // AddBIB makes a static mapping.
 func (c *Client) AddBIB(ctx context.Context, proto string, client, mapped netip.AddrPort) error {
 	return c.post(ctx, "/v1/bib/add", bibRequest{proto, client, mapped})
@@ -100,6 +118,11 @@ func (c *Client) get(ctx context.Context, path string, answer any) error {
 }
 
 func (c *Client) post(ctx context.Context, path string, question any) error {
+	return c.ask(ctx, path, question, &struct{}{})
+}
+
+// ask posts a question and reads the answer.
+func (c *Client) ask(ctx context.Context, path string, question, answer any) error {
 	b, err := json.Marshal(question)
 	if err != nil {
 		return fmt.Errorf("encoding the question: %w", err)
@@ -108,7 +131,11 @@ func (c *Client) post(ctx context.Context, path string, question any) error {
 	if err != nil {
 		return err
 	}
-	return body.Close()
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(answer); err != nil {
+		return fmt.Errorf("reading the answer of nat64d to %s: %w", path, err)
+	}
+	return nil
 }
 
 // stream decodes one value a line with the memory of one.
@@ -149,10 +176,14 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (i
 	}
 	defer resp.Body.Close()
 	var answer struct {
-		Error string `json:"error"`
+		Error    string   `json:"error"`
+		Problems []string `json:"problems"`
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&answer); err != nil || answer.Error == "" {
 		return nil, fmt.Errorf("nat64d answered %s to %s", resp.Status, path)
+	}
+	if len(answer.Problems) > 0 {
+		return nil, ConfigError{answer.Problems}
 	}
 	return nil, errors.New(answer.Error)
 }

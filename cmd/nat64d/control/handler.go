@@ -15,6 +15,7 @@ const (
 	jsonType = "application/json"
 	lineType = "application/x-ndjson"
 	maxBody  = 64 << 10
+	maxSet   = 1 << 20 // a list of 4096 prefixes
 
 	// stallTimeout cuts off a reader that takes nothing for so long, so that a
 	// stopped nat64ctl does not hold a walk over the table open for ever.
@@ -37,8 +38,12 @@ type bibRequest struct {
 //	GET  /v1/bib, /v1/servers               one JSON object a line
 //	POST /v1/flush?handoff=true             nothing
 //	POST /v1/bib/add, /v1/bib/remove        {"protocol", "client", "mapped"}
+//	GET  /v1/settings                       one JSON value
+//	POST /v1/set                            {"key", "value"}; the answer is a Changed
+//	POST /v1/reload                         the answer is a Changed
 //
-// Every error is {"error": "…"}. Once cutting is set, walks end.
+// Every error is {"error": "…"}; what is wrong with a configuration comes as
+// status 422 and has "problems" as well. Once cutting is set, walks end.
 func handler(d Daemon, cutting *atomic.Bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Status()) })
@@ -71,6 +76,16 @@ func handler(d Daemon, cutting *atomic.Bool) http.Handler {
 	})
 	mux.HandleFunc("POST /v1/bib/add", changeBIB(func(q bibRequest) error { return d.AddBIB(q.Protocol, q.Client, q.Mapped) }))
 	mux.HandleFunc("POST /v1/bib/remove", changeBIB(func(q bibRequest) error { return d.RemoveBIB(q.Protocol, q.Mapped) }))
+	mux.HandleFunc("GET /v1/settings", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Settings()) })
+	mux.HandleFunc("POST /v1/set", func(w http.ResponseWriter, r *http.Request) {
+		var q setRequest
+		if err := readJSON(w, r, maxSet, &q); err != nil {
+			writeError(w, http.StatusBadRequest, fmt.Errorf("reading the change: %w", err))
+			return
+		}
+		answerChange(w)(d.Set(peerOf(r), q.Key, q.Value))
+	})
+	mux.HandleFunc("POST /v1/reload", func(w http.ResponseWriter, r *http.Request) { answerChange(w)(d.Reload(peerOf(r))) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, fmt.Errorf("%s %s is not part of the control interface", r.Method, r.URL.Path))
 	})
@@ -95,9 +110,7 @@ func streamSessions(lines *lineWriter, d Daemon, f SessionFilter) {
 func changeBIB(change func(bibRequest) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var q bibRequest
-		dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-		dec.DisallowUnknownFields()
-		if err := dec.Decode(&q); err != nil {
+		if err := readJSON(w, r, maxBody, &q); err != nil {
 			writeError(w, http.StatusBadRequest, fmt.Errorf("reading the mapping: %w", err))
 			return
 		}
@@ -112,6 +125,36 @@ func changeBIB(change func(bibRequest) error) http.HandlerFunc {
 			return
 		}
 		writeJSON(w, struct{}{})
+	}
+}
+
+// setRequest is the body of a request to set a key; Value is as the user wrote it.
+type setRequest struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+func readJSON(w http.ResponseWriter, r *http.Request, limit int64, into any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, limit))
+	dec.DisallowUnknownFields()
+	return dec.Decode(into)
+}
+
+// answerChange writes what became of a change.
+func answerChange(w http.ResponseWriter) func(Changed, error) {
+	return func(c Changed, err error) {
+		var bad ConfigError
+		switch {
+		case errors.As(err, &bad):
+			w.Header().Set("Content-Type", jsonType)
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			b, _ := json.Marshal(map[string]any{"error": bad.Error(), "problems": bad.Problems}) // strings always encode
+			w.Write(append(b, '\n'))
+		case err != nil:
+			writeError(w, http.StatusConflict, err)
+		default:
+			writeJSON(w, c)
+		}
 	}
 }
 

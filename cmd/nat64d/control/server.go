@@ -54,6 +54,7 @@ func (s *Server) serve(l net.Listener, h http.Handler, name string) {
 	hs := &http.Server{
 		Handler:           s.gated(h),
 		ReadHeaderTimeout: headerTimeout,
+		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	s.servers = append(s.servers, hs)

@@ -1,6 +1,9 @@
 package control
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // Daemon is what a running translator offers to whoever looks into it. The
 // server calls it from many goroutines at once, so every method must be safe
@@ -22,6 +25,14 @@ type Daemon interface {
 	RemoveBIB(proto string, mapped netip.AddrPort) error
 	// Servers calls yield for each known handoff server until yield returns false.
 	Servers(yield func(HandoffServer) bool)
+	// Settings tells what every key of the configuration holds.
+	Settings() Settings
+	// Set changes a live key until the next reload; by is who asked for it. What
+	// is wrong with key or value comes as a ConfigError, and nothing has changed.
+	Set(by, key, value string) (Changed, error)
+	// Reload reads the configuration file anew and applies what is live. A bad
+	// file is a ConfigError, and nothing has changed.
+	Reload(by string) (Changed, error)
 	// Flush ends all sessions, or forgets what handoff servers gave, which they
 	// give again when it is needed. It returns when all of it is gone.
 	Flush(handoffOnly bool) error
@@ -39,7 +50,44 @@ type Status struct {
 	Sessions   Usage          `json:"sessions"`
 	BIB        BIBUsage       `json:"bib"`
 	Handoff    HandoffStatus  `json:"handoff"`
+	// Differs names the keys that hold something else than the configuration
+	// file said when it was last read: set since then, or waiting for a restart.
+	Differs []string `json:"differs"`
 }
+
+// Settings are all keys of the configuration.
+type Settings struct {
+	File string    `json:"file"`
+	Keys []Setting `json:"keys"`
+}
+
+// Setting is one key of the configuration. Its values are as the file has them.
+type Setting struct {
+	Key     string `json:"key"`
+	Value   any    `json:"value"`   // in force; null when it cannot be said but by leaving the key out
+	File    any    `json:"file"`    // what the file said when it was last read
+	Takes   string `json:"takes"`   // what a change takes: "live", "reload" or "restart"
+	Differs bool   `json:"differs"` // Value is not File
+}
+
+// Changed is what became of a change of the configuration.
+type Changed struct {
+	Applied  []Change `json:"applied"`
+	Restart  []Change `json:"restart,omitempty"` // what the file says and only a restart can do
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Change is one key whose value changes.
+type Change struct {
+	Key  string `json:"key"`
+	From any    `json:"from"`
+	To   any    `json:"to"`
+}
+
+// ConfigError says everything that is wrong with a configuration.
+type ConfigError struct{ Problems []string }
+
+func (e ConfigError) Error() string { return strings.Join(e.Problems, "; ") }
 
 // Interfaces are the two sides of the translator; both may be the same one.
 type Interfaces struct {

@@ -21,6 +21,9 @@ type Daemon struct {
 	SessionsFunc func(yield func(control.Session) bool)
 	ServersValue []control.HandoffServer
 	Flushed      atomic.Pointer[bool] // how Flush was called last
+	// SetFunc and ReloadFunc answer to Set and Reload.
+	SetFunc    func(by, key, value string) (control.Changed, error)
+	ReloadFunc func(by string) (control.Changed, error)
 
 	mu  sync.Mutex
 	bib []control.BIBEntry
@@ -75,6 +78,7 @@ func exampleStatus() control.Status {
 		Pool4:    []control.Pool4{{Address: "192.0.2.1", Ports: "1024-65535"}, {Address: "198.51.100.0/28", Ports: "5000"}},
 		Sessions: control.Usage{Used: 4242, Capacity: 1048576},
 		BIB:      control.BIBUsage{Used: 1234},
+		Differs:  []string{"pool6", "lowest_ipv6_mtu"},
 	}
 }
 
@@ -152,6 +156,25 @@ func (d *Daemon) Flush(handoffOnly bool) error {
 	d.Flushed.Store(&handoffOnly)
 	return nil
 }
+
+// Settings is part of control.Daemon.
+func (d *Daemon) Settings() control.Settings {
+	return control.Settings{File: "/etc/nat64d/nat64d.json", Keys: []control.Setting{
+		{Key: "pool6", Value: []string{"64:ff9b::/96"}, File: []string{"64:ff9b::/96", "2001:db8:64::/48"}, Takes: "restart", Differs: true},
+		{Key: "workers.cpus", Takes: "restart"},
+		{Key: "lowest_ipv6_mtu", Value: 1400, File: 1280, Takes: "live", Differs: true},
+		{Key: "filtering", Value: "endpoint-independent", File: "endpoint-independent", Takes: "live"},
+		{Key: "hairpin", Value: true, File: true, Takes: "live"},
+	}}
+}
+
+// Set is part of control.Daemon.
+func (d *Daemon) Set(by, key, value string) (control.Changed, error) {
+	return d.SetFunc(by, key, value)
+}
+
+// Reload is part of control.Daemon.
+func (d *Daemon) Reload(by string) (control.Changed, error) { return d.ReloadFunc(by) }
 
 // AddBIB is part of control.Daemon.
 func (d *Daemon) AddBIB(proto string, client, mapped netip.AddrPort) error {
