@@ -52,10 +52,17 @@ var keys = []key{
 	{"mtu.ipv6", Live, func(c *Config) any { return or(c.MTU.IPv6, 0, "interface") }},
 	{"mtu.ipv4", Live, func(c *Config) any { return or(c.MTU.IPv4, 0, "interface") }},
 	{"lowest_ipv6_mtu", Live, func(c *Config) any { return c.LowestIPv6MTU }},
+	{"tcp_mss_clamp", Live, func(c *Config) any {
+		if c.TCPMSSClamp == 0 {
+			return "off"
+		}
+		return or(c.TCPMSSClamp, MSSAuto, "auto")
+	}},
 	{"filtering", Live, func(c *Config) any { return c.Filtering }},
 	{"tcp_incoming", Live, func(c *Config) any { return c.TCPIncoming }},
 	{"well_known_prefix", Live, func(c *Config) any { return c.WellKnownPrefix }},
 	{"deny_ipv4", Live, func(c *Config) any { return texts(c.DenyIPv4) }},
+	{"icmp_error_source", Live, func(c *Config) any { return c.ICMPErrorSource }},
 	{"icmp_source.ipv6", Live, func(c *Config) any { return or(c.ICMPSource.IPv6, netip.Addr{}, "interface") }},
 	{"icmp_source.ipv4", Live, func(c *Config) any { return or(c.ICMPSource.IPv4, netip.Addr{}, "interface") }},
 	{"udp_zero_checksum", Live, func(c *Config) any { return c.UDPZeroChecksum }},
