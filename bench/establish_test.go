@@ -13,15 +13,22 @@ import (
 // a port of its own, timers. The table fills up to a million sessions; when it
 // is full it is emptied, which is not timed.
 func BenchmarkEstablish(b *testing.B) {
-	b.Run("udp", func(b *testing.B) { establish(b, false, maxFlows) })
+	plain := func(*conntrack.Config) {}
+	b.Run("udp", func(b *testing.B) { establish(b, false, maxFlows, plain) })
 	// With ten thousand sessions at most the tables stay within the cache.
-	b.Run("udp-few", func(b *testing.B) { establish(b, false, 10240) })
+	b.Run("udp-few", func(b *testing.B) { establish(b, false, 10240, plain) })
 	// A notification for each session goes into the ring to the handoff worker.
-	b.Run("udp-handoff", func(b *testing.B) { establish(b, true, maxFlows) })
+	b.Run("udp-handoff", func(b *testing.B) { establish(b, true, maxFlows, plain) })
+	// Sessions and ports are counted against limits of their clients.
+	b.Run("udp-limits", func(b *testing.B) {
+		establish(b, false, maxFlows, func(c *conntrack.Config) {
+			c.PerClient = conntrack.ClientLimits{Sessions: maxFlows, Ports: conntrack.MaxPortsPerClient}
+		})
+	})
 }
 
-func establish(b *testing.B, handoff bool, flows int) {
-	r := newRig(b, handoff)
+func establish(b *testing.B, handoff bool, flows int, change func(*conntrack.Config)) {
+	r := newRigWith(b, handoff, change)
 	defer r.close()
 	packets := make([][]byte, flows)
 	for f := range packets {

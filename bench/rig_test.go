@@ -39,6 +39,12 @@ type rig struct {
 // newRig makes the worker with no session yet.
 func newRig(tb testing.TB, handoff bool) *rig {
 	tb.Helper()
+	return newRigWith(tb, handoff, func(*conntrack.Config) {})
+}
+
+// newRigWith does so with another configuration of the tables.
+func newRigWith(tb testing.TB, handoff bool, change func(*conntrack.Config)) *rig {
+	tb.Helper()
 	r := &rig{tb: tb, clock: dataplane.NewClock()}
 	var err error
 	if r.umem, r.frames, err = memport.NewUMEM(4096, 2048); err != nil {
@@ -58,6 +64,7 @@ func newRig(tb testing.TB, handoff bool) *rig {
 		r.handoff = newHandoff(tb)
 		r.round = make([]conntrack.ToServer, 256)
 	}
+	change(&cfg)
 	if r.table, _, err = conntrack.New(cfg); err != nil {
 		tb.Fatal(err)
 	}

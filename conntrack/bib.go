@@ -23,7 +23,8 @@ const (
 	bibVersion = 1 << 56
 	bibLive    = 1 << 48 // the entry is a mapping
 	bibHeld    = 1 << 49 // a static mapping holds the port as well: do not free it
-	bibWho     = ^uint64(bibHeld | 0xffffffff)
+	bibCounted = 1 << 50 // the mapping counts against its client's limit
+	bibWho     = ^uint64(bibHeld | bibCounted | 0xffffffff)
 )
 
 // bib holds the dynamic mappings of all shards. Memory is touched only where
@@ -64,20 +65,22 @@ func (e *bibEntry) is(client Addr6, port uint16) bool {
 }
 
 // open makes the entry a mapping without sessions. Holder of the port only.
-func (e *bibEntry) open(client Addr6, port uint16) {
+// mark is bibCounted or nothing.
+func (e *bibEntry) open(client Addr6, port uint16, mark uint64) {
 	e.hi.Store(client.Hi)
 	e.lo.Store(client.Lo)
 	v := e.meta.Load()&^(bibVersion-1) + bibVersion
-	e.meta.Store(v | bibLive | uint64(port)<<32)
+	e.meta.Store(v | bibLive | mark | uint64(port)<<32)
 }
 
-// close ends the mapping and tells whether a static mapping keeps the port.
-// The client's words stay: only meta says whether they count.
-func (e *bibEntry) close() (held bool) {
+// close ends the mapping and tells its flags: whether a static mapping keeps the
+// port, whether it counted. The client's words stay: only meta says whether
+// they are valid.
+func (e *bibEntry) close() (flags uint64) {
 	for {
 		m := e.meta.Load()
 		if e.meta.CompareAndSwap(m, m&^(bibVersion-1)) {
-			return m&bibHeld != 0
+			return m & (bibHeld | bibCounted)
 		}
 	}
 }

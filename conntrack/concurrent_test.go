@@ -231,7 +231,7 @@ func (st *stress) visitor(shard int, port uint16, server uint32, now Tick) {
 	}
 	k := Key64{Client: b.Client, ClientPort: b.ClientPort, Server: server, ServerPort: 7, Proto: TCP}
 	se := Session{Key: k, Mapped: poolAddr, MappedPort: port, State: StateV4Init}
-	if v := st.Shard(shard).Insert(&se, now); v != OK && v != NoMapping && v != TableFull {
+	if v := st.Shard(shard).Insert(&se, now); v != OK && v != NoMapping && v != TableFull && v != ClientSessions {
 		st.tb.Errorf("visitor: %v", v)
 	}
 }
@@ -257,5 +257,6 @@ func (st *stress) meddle(stop *atomic.Bool) {
 		if r.IntN(64) == 0 {
 			st.Flush()
 		}
+		st.SetClientLimits(ClientLimits{Sessions: r.IntN(3) * 4, Ports: r.IntN(3) * 3})
 	}
 }

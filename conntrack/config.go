@@ -53,6 +53,8 @@ type Config struct {
 	Reserved []uint16 // ports of pool4 that dynamic mappings never get
 	Static   []Static
 	Timeouts Timeouts // zero: DefaultTimeouts
+	// PerClient limits what one client may have; see SetClientLimits.
+	PerClient ClientLimits
 
 	// AddressDependent keeps what HasSessionWith needs (RFC 4787 REQ-8).
 	AddressDependent bool

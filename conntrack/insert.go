@@ -8,7 +8,11 @@ package conntrack
 // The order of loads matters: everything that has to come from memory is asked
 // for before the first atomic store, because such a store waits for all of
 // them (it is a full barrier on amd64) and would make the misses queue up.
-func (s *Shard) Insert(se *Session, now Tick) Verdict {
+func (s *Shard) Insert(se *Session, now Tick) Verdict { return s.insert(se, now, false) }
+
+// insert is Insert; a session of an earlier process is not held to the limits
+// of its client.
+func (s *Shard) insert(se *Session, now Tick, restored bool) Verdict {
 	k, k46 := &se.Key, se.key46()
 	if s.t.Owner(k.Client, k.ClientPort) != s.id {
 		return NotOwner
@@ -34,10 +38,16 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 		return NoMapping
 	}
 	s.displace(&k46, h46)
+	mark, v2 := s.takeSession(k.Client, origin, k.Proto, restored)
+	if v2 != OK {
+		s.letGo(se, origin)
+		return v2
+	}
 	if !ok64 || !ok46 || !s.takeRoom(k.Proto) {
+		s.giveBack(k.Client, mark, oneSession)
 		return s.refuse(se, origin)
 	}
-	s.write(se, origin, [2]uint32{i, j}, [2]uint64{h64, h46}, now)
+	s.write(se, origin, mark, [2]uint32{i, j}, [2]uint64{h64, h46}, now)
 	s.arm(i, now, now+s.t.lifetime(k.Proto, se.State), k.Proto)
 	s.countPeer(k, origin, s.peers.add)
 	if k.Proto == Entry {
@@ -55,11 +65,12 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict {
 	return OK
 }
 
-// write fills both slots and publishes them.
-func (s *Shard) write(se *Session, origin Origin, at [2]uint32, h [2]uint64, now Tick) {
+// write fills both slots and publishes them. mark is for the 64 slot alone.
+func (s *Shard) write(se *Session, origin Origin, mark uint64, at [2]uint32, h [2]uint64, now Tick) {
 	s.generation++
 	state := stateWord(s.generation, se.State)
 	w := se.words64(at[1], origin)
+	w[4] |= mark
 	s.index64.slots[at[0]].store(&w, state, now)
 	w = se.words46(at[0], origin)
 	s.index46.slots[at[1]].store(&w, state, now)
@@ -108,6 +119,7 @@ func (s *Shard) removeSlot(i uint32) {
 	s.wheel.unlink(s.index64.slots, i)
 	s.countPeer(&se.Key, se.Origin, s.peers.drop)
 	s.letGo(&se, se.Origin)
+	s.giveBack(se.Key.Client, w[4]&countedBit, oneSession)
 	if se.Key.Proto == Entry {
 		s.t.freeEntries.Add(1)
 		s.stats[statEntries].Add(^uint64(0))

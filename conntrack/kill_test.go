@@ -40,7 +40,7 @@ func TestKilledAnywhere(t *testing.T) {
 		if err := cmd.Wait(); err == nil {
 			t.Fatal("the process ended by itself")
 		}
-		f, r := reopen(t, nil, Config{Dir: dir, Now: 1000})
+		f, r := reopen(t, nil, Config{Dir: dir, Now: 1000, PerClient: ClientLimits{Sessions: 1}})
 		if r.Problem != nil || r.Dropped != 0 {
 			t.Fatalf("round %d: %+v", round, r)
 		}

@@ -13,6 +13,7 @@ type model struct {
 	mappings map[modelClient]Mapping // dynamic ones
 	statics  map[mappedKey]Static
 	limit    int
+	each     ClientLimits
 }
 
 type modelClient struct {
@@ -64,17 +65,25 @@ func (m *model) open(k Key64) {
 	known := m.sessions[k]
 	want, static := m.mappedStatically(&k)
 	dynamic, had := m.mappings[k.modelClient()]
+	noPort := !static && !had && m.portsOver(k.Client)
 	se, v := m.f.tryOpen(k, st, m.now)
 	switch {
+	case noPort || v == ClientPorts:
+		if !noPort || v != ClientPorts {
+			m.t.Fatalf("open %+v: %v, ports over the limit: %v", k, v, noPort)
+		}
+		return
 	case v == PortsUsedUp:
 		if static || had || m.freePorts(kindOf(k.Proto)) > 0 {
 			m.t.Fatalf("open %+v: %v with %d ports free", k, v, m.freePorts(kindOf(k.Proto)))
 		}
 		return
-	case v == TableFull && known == nil && len(m.sessions) >= m.limit:
+	case v == ClientSessions && known == nil && m.sessionsOver(&k):
 		return
-	case v != OK:
-		m.t.Fatalf("open %+v: %v with %d sessions", k, v, len(m.sessions))
+	case v == TableFull && known == nil && len(m.sessions) >= m.limit && !m.sessionsOver(&k):
+		return
+	case v != OK || known == nil && m.displacedBy(&se) == 0 && m.sessionsOver(&k):
+		m.t.Fatalf("open %+v: %v with %d sessions, over the limit: %v", k, v, len(m.sessions), m.sessionsOver(&k))
 	}
 	if known != nil {
 		known.used = m.now
@@ -278,7 +287,10 @@ func (m *model) visit(p Proto, mp Mapping, server uint32) {
 	}
 	switch {
 	case v == NoMapping && !static && !dynamic:
-	case v == TableFull && m.sessions[se.Key] == nil && len(m.sessions) >= m.limit:
+	case v == ClientSessions && m.sessions[se.Key] == nil && m.sessionsOver(&se.Key):
+	case v == TableFull && m.sessions[se.Key] == nil && len(m.sessions) >= m.limit && !m.sessionsOver(&se.Key):
+	case v == OK && m.sessions[se.Key] == nil && m.displacedBy(&se) == 0 && m.sessionsOver(&se.Key):
+		m.t.Fatalf("visit %v %+v: %+v got a session too many", p, mp, se.Key.Client)
 	case v == OK && (static || dynamic) && se.Key.Client == client.addr && se.Key.ClientPort == client.port:
 		if known := m.sessions[se.Key]; known != nil {
 			known.used = m.now
@@ -313,12 +325,68 @@ func (m *model) agree() {
 	}
 }
 
+// portsOver and sessionsOver tell whether a client has as much as it may.
+func (m *model) portsOver(client Addr6) bool {
+	n := 0
+	for c := range m.mappings {
+		if c.addr == client {
+			n++
+		}
+	}
+	return m.each.Ports > 0 && n >= m.each.Ports
+}
+
+func (m *model) sessionsOver(k *Key64) bool {
+	n := 0
+	for other := range m.sessions {
+		if other.Client == k.Client {
+			n++
+		}
+	}
+	return m.each.Sessions > 0 && n >= m.each.Sessions
+}
+
+// displacedBy counts the sessions that have the same IPv4 side.
+func (m *model) displacedBy(se *Session) (n int) {
+	for k, other := range m.sessions {
+		if k != se.Key && other.key46() == se.key46() {
+			n++
+		}
+	}
+	return n
+}
+
+// setLimits changes the limits and lets the shards count what there is.
+func (m *model) setLimits(b byte) {
+	m.each = [4]ClientLimits{{}, {Sessions: 4}, {Ports: 2}, {Sessions: 5, Ports: 3}}[b&3]
+	m.f.SetClientLimits(m.each)
+	m.pass(0)
+	if !m.f.Swept() {
+		m.t.Fatal("the walk is over, Swept says it is not")
+	}
+	sessions, ports := map[Addr6]int{}, map[Addr6]int{}
+	for k := range m.sessions {
+		sessions[k.Client]++
+	}
+	for c := range m.mappings {
+		ports[c.addr]++
+	}
+	if m.each == (ClientLimits{}) {
+		return
+	}
+	for client := range sessions {
+		if s, p := m.f.ClientHas(client); s != sessions[client] || p != ports[client] {
+			m.t.Fatalf("client %+v counts %d sessions and %d ports, has %d and %d", client, s, p, sessions[client], ports[client])
+		}
+	}
+}
+
 // do runs one operation that four octets name.
 func (m *model) do(op [4]byte) {
 	m.t.Helper()
 	k := m.key(op[1], op[2])
 	mp := Mapping{Addr: poolAddr + uint32(op[3]>>6&1), Port: 1998 + uint16(op[3]&31)}
-	switch op[0] % 12 {
+	switch op[0] % 13 {
 	case 0, 1, 2, 3:
 		m.open(k)
 	case 4, 5:
@@ -335,6 +403,8 @@ func (m *model) do(op [4]byte) {
 		m.removeStatic(mappedKey{mp.Addr, mp.Port, k.Proto})
 	case 11:
 		m.visit(k.Proto, mp, uint32(op[1]&3))
+	case 12:
+		m.setLimits(op[3])
 	}
 }
 

@@ -116,7 +116,7 @@ func (s *Shard) readmit(se *Session, stamp, now Tick) bool {
 	if s.t.Lookup64(&se.Key, h, &v) || s.t.Lookup46(&k46, h46, &v46) {
 		return false // the file has it twice
 	}
-	if !s.adopt(se) || s.Insert(se, now) != OK || !s.t.Lookup64(&se.Key, h, &v) {
+	if !s.adopt(se) || s.insert(se, now, true) != OK || !s.t.Lookup64(&se.Key, h, &v) {
 		return false
 	}
 	v.slot.stamp.Store(uint32(stamp))
@@ -146,6 +146,7 @@ func (s *Shard) adopt(se *Session) bool {
 	if !ok || !s.t.ports.claim(set, se.MappedPort) {
 		return false
 	}
-	s.openBIB(bibIndex(set, se.MappedPort), hash, k.Client, k.ClientPort)
+	mark, _ := s.takePort(k.Client, true)
+	s.openBIB(bibIndex(set, se.MappedPort), hash, k.Client, k.ClientPort, mark)
 	return true
 }

@@ -9,7 +9,7 @@ import (
 // session, tags and overflow counts, mappings and their session counts, ports
 // and summaries, the wheel, the filter state and the counters.
 func (t *Table) selfcheck() error {
-	c := checker{t: t, refs: map[uint32]uint32{}, static: map[mappedKey]uint32{}}
+	c := checker{t: t, refs: map[uint32]uint32{}, static: map[mappedKey]uint32{}, counts: map[Addr6]uint64{}}
 	for _, s := range t.shards {
 		if err := c.shard(s); err != nil {
 			return fmt.Errorf("shard %d: %w", s.id, err)
@@ -24,7 +24,10 @@ func (t *Table) selfcheck() error {
 	if err := c.statics(); err != nil {
 		return err
 	}
-	return c.pool()
+	if err := c.pool(); err != nil {
+		return err
+	}
+	return c.clients()
 }
 
 type checker struct {
@@ -35,6 +38,7 @@ type checker struct {
 	refs     map[uint32]uint32 // BIB index → sessions
 	static   map[mappedKey]uint32
 	mappings int
+	counts   map[Addr6]uint64 // what counts against clients' limits
 }
 
 func (c *checker) shard(s *Shard) error {
@@ -52,6 +56,9 @@ func (c *checker) shard(s *Shard) error {
 		se := w.session()
 		if se.Key.Proto == Entry {
 			entries++
+		}
+		if w[4]&countedBit != 0 {
+			c.counts[se.Key.Client] += oneSession
 		}
 		if se.Origin != OriginHandoff {
 			peersWant[c.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto)>>peerShift]++
@@ -278,7 +285,10 @@ func (c *checker) pool() error {
 
 func (c *checker) port(set int, port uint16, free bool, live *int) error {
 	i, n := bibIndex(set, port), len(c.t.ports.addrs)
-	_, _, sessions, ok := c.t.bib.entries[i].read()
+	client, _, sessions, ok := c.t.bib.entries[i].read()
+	if ok && c.t.bib.entries[i].meta.Load()&bibCounted != 0 {
+		c.counts[client] += onePort
+	}
 	held := c.t.statics.Load().holder(kind(set/n), c.t.ports.addrs[set%n], port) != nil
 	if ok {
 		*live++
@@ -291,6 +301,36 @@ func (c *checker) port(set int, port uint16, free bool, live *int) error {
 	}
 	if free == (ok || held) {
 		return fmt.Errorf("set %d port %d: free %v, mapping %v, static %v", set, port, free, ok, held)
+	}
+	return nil
+}
+
+// clients checks that the counts of clients are those of what is marked as
+// counted, and that no place is held by a client that has nothing.
+func (c *checker) clients() error {
+	cl, live := &c.t.clients, 0
+	for i := range cl.slots {
+		s := &cl.slots[i]
+		n := s.count.Load()
+		published := cl.words[i/clientLanes].Load()>>(i%clientLanes*4)&15 != 0
+		if n&clientState == clientFree && !published {
+			continue
+		}
+		live++
+		a := Addr6{s.hi.Load(), s.lo.Load()}
+		if n&clientState != clientLive || !published {
+			return fmt.Errorf("clients: place %d has state %d, published %v", i, n&clientState>>44, published)
+		}
+		if got := n & (sessionCount | portCount); got != c.counts[a] {
+			return fmt.Errorf("clients: %s counts %d sessions and %d ports, has %d and %d", ipv6(a),
+				got&sessionCount, got/onePort, c.counts[a]&sessionCount, c.counts[a]/onePort)
+		}
+		if sessions, ports := c.t.ClientHas(a); uint64(sessions)+uint64(ports)*onePort != c.counts[a] {
+			return fmt.Errorf("clients: %s cannot be found", ipv6(a))
+		}
+	}
+	if live != len(c.counts) || int(c.t.Stats().Clients) != live {
+		return fmt.Errorf("clients: %d places are taken, stats say %d, %d clients have something", live, c.t.Stats().Clients, len(c.counts))
 	}
 	return nil
 }

@@ -121,17 +121,22 @@ func (s *Shard) MapForeseen(client Addr6, port uint16, p Proto, f *Foresight) (M
 	if s.forward.full() {
 		return Mapping{}, TableFull
 	}
+	mark, v := s.takePort(client, false)
+	if v != OK {
+		return Mapping{}, v
+	}
 	addr, mapped, ok := s.picker.pick(k, pairing(client), port, f.random)
 	if !ok {
+		s.giveBack(client, mark, onePort)
 		return Mapping{}, PortsUsedUp
 	}
 	i := bibIndex(s.t.ports.set(k, addr), mapped)
-	s.openBIB(i, hash, client, port)
+	s.openBIB(i, hash, client, port, mark)
 	return s.mapping(i), OK
 }
 
-func (s *Shard) openBIB(i, hash uint32, client Addr6, port uint16) {
-	s.t.bib.entries[i].open(client, port)
+func (s *Shard) openBIB(i, hash uint32, client Addr6, port uint16, mark uint64) {
+	s.t.bib.entries[i].open(client, port, mark)
 	s.forward.insert(hash, i)
 	s.stats[statBIB].Add(1)
 }
@@ -152,16 +157,17 @@ func (s *Shard) Unmap(client Addr6, port uint16, p Proto) {
 	}
 	i, at, ok := s.forward.find(s.t.bib, forwardHash(c, k), k, s.kindSize(), client, port)
 	if ok && s.t.bib.entries[i].sessions() == 0 {
-		s.closeBIB(i, at)
+		s.closeBIB(i, at, client)
 	}
 }
 
 // closeBIB ends a dynamic mapping and frees its port.
-func (s *Shard) closeBIB(i uint32, at int) {
-	held := s.t.bib.entries[i].close()
+func (s *Shard) closeBIB(i uint32, at int, client Addr6) {
+	flags := s.t.bib.entries[i].close()
 	s.forward.remove(at)
 	s.stats[statBIB].Add(^uint64(0))
-	if !held {
+	s.giveBack(client, flags&bibCounted, onePort)
+	if flags&bibHeld == 0 {
 		s.t.ports.release(int(i>>16), uint16(i))
 	}
 }
@@ -192,6 +198,7 @@ func (s *Shard) acquire(se *Session) (Origin, bool) {
 		return 0, false
 	}
 	e.meta.Add(1)
+	s.countMapping(e, k.Client)
 	if se.Origin == OriginStatic {
 		return OriginNAT64, true
 	}

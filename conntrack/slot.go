@@ -11,7 +11,7 @@ import "sync/atomic"
 //	16  w[1]   client address, octets 8–15
 //	24  w[2]   server address 32 | this direction's port 16 | server port 16
 //	32  w[3]   mapped address 32 | the other direction's port 16 | this direction's checksum delta 16
-//	40  w[4]   peer slot 32 | the other direction's delta 16 | pool6 8 | origin 4 | 0 1 | protocol 3
+//	40  w[4]   peer slot 32 | the other direction's delta 16 | pool6 8 | origin 4 | counted 1 | protocol 3
 //	48  stamp  uint32  Tick of the last packet of this direction; any worker stores it
 //	52  state  uint32  generation 24 | TCP state 8; any worker, by compare-and-swap
 //	56  prev, next uint32  timer wheel, slots of direction 64 only; owner only, never read by others

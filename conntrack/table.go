@@ -18,6 +18,8 @@ type Table struct {
 	ports   *ports
 	bib     *bib
 	timeout [timeoutClasses]atomic.Uint32
+	limits  atomic.Uint64 // of each client: sessions 32 | ports 32; 0 counts nothing
+	clients clients
 
 	statics      atomic.Pointer[staticSet]
 	staticMu     sync.Mutex    // held by whoever replaces statics; workers never take it
@@ -27,6 +29,7 @@ type Table struct {
 	free         atomic.Int64  // sessions that may still be created and no shard has taken for itself
 	freeEntries  atomic.Int64  // entries of handoff servers that may still be cached
 	sweepHandoff atomic.Uint32 // counts calls of FlushHandoff
+	sweepLimits  atomic.Uint32 // counts how often limits of clients were set where there were none
 	capacity     int
 	entries      int
 	batch        int64
@@ -78,6 +81,7 @@ func build(c *Config) (*Table, error) {
 		c.Timeouts = DefaultTimeouts()
 	}
 	t.SetTimeouts(c.Timeouts)
+	t.limits.Store(c.PerClient.word())
 	t.statics.Store(newStaticSet())
 	if err := t.allocate(c, secret); err != nil {
 		return nil, errors.Join(err, t.Close())
@@ -96,6 +100,9 @@ func (t *Table) allocate(c *Config, secret [32]byte) (err error) {
 		return err
 	}
 	if t.bib, err = newBIB(len(t.ports.addrs)); err != nil {
+		return err
+	}
+	if t.clients, err = newClients(c.Sessions); err != nil {
 		return err
 	}
 	buckets := bucketsFor((c.Sessions + c.Entries + c.Shards - 1) / c.Shards)
@@ -141,6 +148,7 @@ func (t *Table) Close() error {
 	if t.bib != nil {
 		errs = append(errs, t.bib.mem.unmap())
 	}
+	errs = append(errs, t.clients.close())
 	if t.file != nil {
 		errs = append(errs, t.file.close())
 	}

@@ -76,6 +76,9 @@ const (
 	NotOwner               // another shard owns the client's mappings: give the packet to Owner
 	NoMapping              // no BIB entry for the mapped port
 	FilteredByAddr         // filtering is address-dependent and the client never talked to this server
+	ClientSessions         // the client has as many sessions as one may have
+	ClientPorts            // the client has as many mapped ports and identifiers as one may have
+	ClientsFull            // there is no place to count the client's in
 )
 
 // Table and slot sizes are bounded so that an index fits its field.
@@ -145,7 +148,8 @@ func (o Origin) String() string {
 
 // String names a verdict for traces and test failures.
 func (v Verdict) String() string {
-	names := [...]string{"ok", "table-full", "ports-used-up", "not-owner", "no-mapping", "filtered-by-address"}
+	names := [...]string{"ok", "table-full", "ports-used-up", "not-owner", "no-mapping", "filtered-by-address",
+		"client-sessions", "client-ports", "clients-full"}
 	if int(v) < len(names) {
 		return names[v]
 	}

@@ -133,8 +133,10 @@ func (s *Shard) expire(i uint32) {
 type sweep struct {
 	at                    uint32 // next bucket
 	statics, all, handoff uint32 // the table's counters when the walk began
+	limits                uint32
 	active                bool
 	flush, purge          bool // everything; what handoff servers gave
+	count                 bool // nothing is removed, only counted against its client
 }
 
 // Swept says whether every shard has carried out the last Flush, FlushHandoff
@@ -151,7 +153,7 @@ func (t *Table) Swept() bool {
 
 // sweeps counts all calls that start a sweep.
 func (t *Table) sweeps() uint32 {
-	return t.sweepStatics.Load() + t.sweepAll.Load() + t.sweepHandoff.Load()
+	return t.sweepStatics.Load() + t.sweepAll.Load() + t.sweepHandoff.Load() + t.sweepLimits.Load()
 }
 
 // sweepSome goes on with the walk, or begins one, and says how much of the
@@ -159,15 +161,17 @@ func (t *Table) sweeps() uint32 {
 func (s *Shard) sweepSome(budget int, removed *int) (used int) {
 	w := &s.sweep
 	statics, all, handoff := s.t.sweepStatics.Load(), s.t.sweepAll.Load(), s.t.sweepHandoff.Load()
-	if statics != w.statics || all != w.all || handoff != w.handoff {
+	limits := s.t.sweepLimits.Load()
+	if statics != w.statics || all != w.all || handoff != w.handoff || limits != w.limits {
 		w.flush = w.active && w.flush || all != w.all
 		w.purge = w.active && w.purge || handoff != w.handoff
-		w.at, w.active, w.statics, w.all, w.handoff = 0, true, statics, all, handoff
+		w.count = w.active && w.count || limits != w.limits
+		w.at, w.active, w.statics, w.all, w.handoff, w.limits = 0, true, statics, all, handoff, limits
 	}
 	for ; w.active && used < budget; used++ {
 		if int(w.at) == len(s.index64.tags) {
-			w.active, w.flush, w.purge = false, false, false
-			s.swept.Store(w.statics + w.all + w.handoff)
+			w.active, w.flush, w.purge, w.count = false, false, false, false
+			s.swept.Store(w.statics + w.all + w.handoff + w.limits)
 			break
 		}
 		*removed += s.sweepBucket(w.at)
@@ -186,6 +190,9 @@ func (s *Shard) sweepBucket(bucket uint32) (removed int) {
 		}
 		i := bucket*lanes + lane
 		if !s.sweep.flush && !s.outdated(i) {
+			if s.sweep.count {
+				s.countLate(i)
+			}
 			continue
 		}
 		s.expire(i)

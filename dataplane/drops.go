@@ -35,6 +35,9 @@ const (
 	DropTCPIncoming
 	DropTableFull
 	DropPortsExhausted
+	DropClientSessions
+	DropClientPorts
+	DropClientsFull
 	DropErrorWithoutSession
 	DropHandoverFull
 	DropReturned
@@ -105,6 +108,9 @@ var reasonTable = [dropReasons]Reason{
 	DropTCPIncoming:         {"tcp_incoming", "lookup", "Connections from the IPv4 side are switched off (tcp_incoming).", "RFC 6146 §3.5.2.2"},
 	DropTableFull:           {"table_full", "lookup", "limits.sessions is reached; established sessions go on.", "RFC 6146 §5.3"},
 	DropPortsExhausted:      {"ports_exhausted", "lookup", "pool4 has no free port for a new mapping; established sessions go on.", "RFC 6146 §3.5.1.1"},
+	DropClientSessions:      {"client_sessions", "lookup", "The client has limits.sessions_per_client sessions; those go on.", "RFC 6888 REQ-5, RFC 6146 §5.3"},
+	DropClientPorts:         {"client_ports", "lookup", "The client has limits.ports_per_client mapped ports and identifiers; those go on.", "RFC 6888 REQ-4"},
+	DropClientsFull:         {"client_table_full", "lookup", "There is no place to count the client's sessions and ports in; established sessions go on.", "RFC 6146 §5.3"},
 	DropErrorWithoutSession: {"icmp_error_without_session", "lookup", "An ICMP error about a packet of no known session.", "RFC 5508 §4.2"},
 	DropHandoverFull:        {"worker_ring_full", "lookup", "The ring to the worker that owns the client is full.", ""},
 	DropReturned:            {"returned_unmatched", "lookup", "A packet that a server sent back matches nothing here either; it is not tunnelled again.", "handoff draft §6"},

@@ -136,6 +136,17 @@ func dropCases(t *testing.T) []dropCase {
 				r.mappedUDP(t, serverA)
 				r.from6(udp6(t, clientB, 1, serverA, 2, nil))
 			}},
+		{reason: DropClientSessions, setup: perClient(conntrack.ClientLimits{Sessions: 1}),
+			run: func(t *testing.T, r *rig) {
+				r.mappedUDP(t, serverA)
+				r.from6(udp6(t, clientA, 1, serverA, 2, nil))
+			}},
+		{reason: DropClientPorts, setup: perClient(conntrack.ClientLimits{Ports: 1}),
+			run: func(t *testing.T, r *rig) {
+				r.mappedUDP(t, serverA)
+				r.from6(udp6(t, clientA, 1, serverA, 2, nil))
+			}},
+		{reason: DropClientsFull, setup: perClient(conntrack.ClientLimits{Ports: 1}), run: fillClientBucket},
 		{reason: DropErrorWithoutSession, run: func(t *testing.T, r *rig) {
 			stranger := ip6(via6(serverA), clientA, layers.IPProtocolUDP)
 			u := &layers.UDP{SrcPort: 7, DstPort: 8}
@@ -288,6 +299,30 @@ func overflowHandover(t *testing.T, r *rig) {
 	}
 	for range 2 * handoverRing / BurstSize { // packets one way, free frames the other
 		r.poll()
+	}
+}
+
+func perClient(l conntrack.ClientLimits) setup {
+	return setup{table: func(c *conntrack.Config) { c.PerClient = l }}
+}
+
+// fillClientBucket lets so many clients of one bucket of the table of clients
+// open sessions that it has no place for the last.
+func fillClientBucket(t *testing.T, r *rig) {
+	bucket, clients := -1, 0
+	for n := 1; clients <= conntrack.ClientsPerBucket; n++ {
+		client := netip.MustParseAddr(clientA).As16()
+		client[6], client[7], client[8] = byte(n>>16), byte(n>>8), byte(n)
+		a := netip.AddrFrom16(client).String()
+		hi, lo := hiLo(a)
+		at := r.table.ClientBucket(conntrack.Addr6{Hi: hi, Lo: lo})
+		if bucket < 0 {
+			bucket = at
+		}
+		if at == bucket {
+			clients++
+			r.from6(udp6(t, a, 1, serverA, 2, nil))
+		}
 	}
 }
 

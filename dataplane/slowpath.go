@@ -12,6 +12,9 @@ var verdictReasons = [...]DropReason{
 	conntrack.PortsUsedUp:    DropPortsExhausted,
 	conntrack.NoMapping:      DropNoMapping,
 	conntrack.FilteredByAddr: DropFiltered,
+	conntrack.ClientSessions: DropClientSessions,
+	conntrack.ClientPorts:    DropClientPorts,
+	conntrack.ClientsFull:    DropClientsFull,
 }
 
 // misses collects a burst's packets from the IPv6 side that have no session.
@@ -66,7 +69,7 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 	}
 	mapping, v := w.shard.MapForeseen(k.Client, k.ClientPort, k.Proto, f)
 	if v != conntrack.OK {
-		w.answer6(m, 1, 3, 0) // RFC 6146 §3.5.1.1: address unreachable
+		w.answer6(m, 1, 3, 0) // RFC 6146 §3.5.1.1, RFC 6888 REQ-11: address unreachable
 		w.drop(m, verdictReasons[v])
 		return
 	}
@@ -185,6 +188,7 @@ func (w *Worker) open46(m *meta) {
 	w.deltas(&s)
 	first := w.handoff != nil && k.Proto != conntrack.ICMP && !w.shard.UsedWith(b.Client, b.ClientPort, k.Server)
 	if v := w.shard.Insert(&s, w.now); v != conntrack.OK {
+		w.answer4(m, 3, 1, 0) // RFC 6888 REQ-11: host unreachable
 		w.drop(m, verdictReasons[v])
 		return
 	}

@@ -49,6 +49,9 @@ func writeStatus(out *bufio.Writer, s *control.Status) error {
 	t.row("sessions", fmt.Sprintf("%s of %s (%s)", count(uint64(s.Sessions.Used)), count(uint64(s.Sessions.Capacity)),
 		percent(s.Sessions.Used, s.Sessions.Capacity)))
 	t.row("mappings", count(uint64(s.BIB.Used)))
+	if l := s.Clients; l.SessionLimit > 0 || l.PortLimit > 0 {
+		t.row("clients", fmt.Sprintf("%s, each %s sessions and %s ports", count(uint64(l.Counted)), limit(l.SessionLimit), limit(l.PortLimit)))
+	}
 	handoff := "off"
 	if s.Handoff.Enabled {
 		handoff = fmt.Sprintf("%s servers, %s cached entries", count(uint64(s.Handoff.Servers)), count(uint64(s.Handoff.CachedEntries)))
@@ -58,6 +61,14 @@ func writeStatus(out *bufio.Writer, s *control.Status) error {
 		t.row("configuration", fmt.Sprintf("%d not as in the file: %s (nat64ctl set)", n, strings.Join(s.Differs, ", ")))
 	}
 	return t.close()
+}
+
+// limit says what 0 means.
+func limit(n int) string {
+	if n == 0 {
+		return "any number of"
+	}
+	return "at most " + count(uint64(n))
 }
 
 // label names only the first line of a list.

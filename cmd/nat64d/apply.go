@@ -73,7 +73,9 @@ func (d *daemon) apply(t *translator, c *config.Config, statics staticChange) er
 	if err := t.setFilter(c); err != nil {
 		return errors.Join(err, undo(), t.setFilter(d.settings.now.Load()))
 	}
-	t.table.SetTimeouts(tableFrom(c, 1).Timeouts)
+	tables := tableFrom(c, 1)
+	t.table.SetTimeouts(tables.Timeouts)
+	t.table.SetClientLimits(tables.PerClient)
 	if t.handoff != nil {
 		t.handoff.Tune(handoff.Tuning{BatchDelay: c.Handoff.BatchDelay, StrangersPerSecond: c.Handoff.StrangerPacketsPerSecond})
 	}

@@ -70,6 +70,7 @@ func tableFrom(c *config.Config, shards int) conntrack.Config {
 	t := conntrack.Config{
 		Shards:           shards,
 		Sessions:         c.Limits.Sessions,
+		PerClient:        conntrack.ClientLimits{Sessions: c.Limits.SessionsPerClient, Ports: c.Limits.PortsPerClient},
 		AddressDependent: true, // filtering can be switched on later, and must know the sessions from before
 		Pool6:            c.Pool6,
 		Timeouts: conntrack.Timeouts{

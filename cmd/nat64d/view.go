@@ -46,6 +46,8 @@ func (d *daemon) Status() control.Status {
 	stats := t.table.Stats()
 	s.Sessions.Used = int(stats.Used)
 	s.BIB.Used = int(stats.BIB + stats.Statics)
+	limits := t.table.ClientLimits()
+	s.Clients = control.Clients{Counted: int(stats.Clients), SessionLimit: limits.Sessions, PortLimit: limits.Ports}
 	s.Handoff = control.HandoffStatus{Enabled: t.handoff != nil, CachedEntries: int(stats.Entries)}
 	if t.handoff != nil {
 		t.handoff.ServersInfo(func(i handoff.ServerInfo) bool {

@@ -96,6 +96,8 @@ type Timeouts struct {
 // Limits bound what the translator spends.
 type Limits struct {
 	Sessions            int
+	SessionsPerClient   int // 0: no limit
+	PortsPerClient      int // 0: no limit; ICMP identifiers are ports here
 	ICMPErrorsPerSecond int
 }
 

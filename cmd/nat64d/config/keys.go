@@ -75,6 +75,8 @@ var keys = []key{
 	{"timeouts.tcp_transitory", Live, func(c *Config) any { return span(c.Timeouts.TCPTransitory) }},
 	{"timeouts.tcp_incoming_syn", Live, func(c *Config) any { return span(c.Timeouts.TCPIncomingSYN) }},
 	{"limits.sessions", Restart, func(c *Config) any { return c.Limits.Sessions }},
+	{"limits.sessions_per_client", Live, func(c *Config) any { return c.Limits.SessionsPerClient }},
+	{"limits.ports_per_client", Live, func(c *Config) any { return c.Limits.PortsPerClient }},
 	{"limits.icmp_errors_per_second", Live, func(c *Config) any { return c.Limits.ICMPErrorsPerSecond }},
 	{"kernel_protocols", Live, func(c *Config) any { return numbers(c.KernelProtocols) }},
 	{"handoff.enabled", Restart, func(c *Config) any { return c.Handoff.Enabled }},

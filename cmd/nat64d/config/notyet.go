@@ -11,8 +11,6 @@ var notYet = []struct{ path, today string }{
 	{"exclusive", `false`},
 	{"local_traffic", `false`},
 	{"timeouts.fragment", ""},
-	{"limits.sessions_per_client", `0`},
-	{"limits.ports_per_client", `0`},
 	{"limits.fragments", ""},
 	{"log.sessions", `false`},
 }

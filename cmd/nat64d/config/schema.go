@@ -16,7 +16,9 @@ const (
 	maxWorkers  = 64
 	maxSessions = 1 << 26
 	maxFrames   = 1 << 20
-	maxRing     = 1 << 16
+	// maxPortsPerClient is every port and every ICMP identifier of a client.
+	maxPortsPerClient = 2 << 16
+	maxRing           = 1 << 16
 	// maxSocketPath is what struct sockaddr_un has room for, without the zero octet.
 	maxSocketPath = 107
 )
@@ -59,6 +61,8 @@ func (p *parser) schema() []field {
 			field{"tcp_incoming_syn", duration(&c.Timeouts.TCPIncomingSYN), ""}), ""},
 		{"limits", object(
 			field{"sessions", integer(&c.Limits.Sessions, 1, maxSessions), ""},
+			field{"sessions_per_client", integer(&c.Limits.SessionsPerClient, 0, maxSessions), ""},
+			field{"ports_per_client", integer(&c.Limits.PortsPerClient, 0, maxPortsPerClient), ""},
 			field{"icmp_errors_per_second", integer(&c.Limits.ICMPErrorsPerSecond, 0, 1000000), ""}), ""},
 		{"kernel_protocols", list(0, 256, func(p *parser, path string, v *fastjson.Value) {
 			if n, ok := p.number(path, v, 0, 255, "give an IP protocol number, "); ok {

@@ -409,6 +409,9 @@ nat64_sessions_capacity 1.048576e+06
 nat64_sessions_created_total 5000
 nat64_sessions_expired_total 758
 nat64_bib_entries 1234
+# HELP nat64_clients Clients with something that counts against their limits.
+# TYPE nat64_clients gauge
+nat64_clients 12
 # TYPE nat64_rx_packets_total counter
 # TYPE nat64_parked_packets gauge`, "\n") {
 		if !strings.Contains(string(b), line+"\n") {

@@ -49,6 +49,7 @@ var metricRows = [...]struct{ name, labels, help string }{
 	{"nat64_sessions_created_total", "", "Sessions created."},
 	{"nat64_sessions_expired_total", "", "Sessions that timed out."},
 	{"nat64_bib_entries", "", "Mappings in the BIB."},
+	{"nat64_clients", "", "Clients with something that counts against their limits."},
 	{"nat64_handoff_servers", "", "Servers that speak handoff."},
 	{"nat64_handoff_entries", "", "Entries of servers in the cache."},
 	{"nat64_handoff_notifications_total", "", "Entries told to servers."},
@@ -105,6 +106,7 @@ func collectStatus(s Status, send sendFunc) {
 	send("nat64_sessions", float64(s.Sessions.Used))
 	send("nat64_sessions_capacity", float64(s.Sessions.Capacity))
 	send("nat64_bib_entries", float64(s.BIB.Used))
+	send("nat64_clients", float64(s.Clients.Counted))
 	send("nat64_handoff_servers", float64(s.Handoff.Servers))
 	send("nat64_handoff_entries", float64(s.Handoff.CachedEntries))
 }

@@ -49,6 +49,7 @@ type Status struct {
 	Pool4      []Pool4        `json:"pool4"`
 	Sessions   Usage          `json:"sessions"`
 	BIB        BIBUsage       `json:"bib"`
+	Clients    Clients        `json:"clients"`
 	Handoff    HandoffStatus  `json:"handoff"`
 	// Differs names the keys that hold something else than the configuration
 	// file said when it was last read: set since then, or waiting for a restart.
@@ -124,6 +125,14 @@ type Usage struct {
 // BIBUsage counts the mappings.
 type BIBUsage struct {
 	Used int `json:"used"`
+}
+
+// Clients says what limits hold for each client (0: none) and how many clients
+// have something that counts against them.
+type Clients struct {
+	Counted      int `json:"counted"`
+	SessionLimit int `json:"session_limit"`
+	PortLimit    int `json:"port_limit"`
 }
 
 // HandoffStatus is the state of the handoff protocol.

@@ -79,6 +79,7 @@ func exampleStatus() control.Status {
 		Sessions: control.Usage{Used: 4242, Capacity: 1048576},
 		BIB:      control.BIBUsage{Used: 1234},
 		Differs:  []string{"pool6", "lowest_ipv6_mtu"},
+		Clients:  control.Clients{Counted: 12, SessionLimit: 500, PortLimit: 200},
 	}
 }
 
