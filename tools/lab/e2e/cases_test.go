@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"handoff64/cmd/nat64d/control"
 	"handoff64/dataplane/fixture"
@@ -254,8 +255,10 @@ func (w *caseWire) end(host, ifname, gateway string) *wireEnd {
 	via := net.ParseIP(gateway)
 	var mac net.HardwareAddr
 	everywhere := &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	own := &net.IPNet{IP: net.ParseIP("2001:db8:64::1"), Mask: net.CIDRMask(128, 128)} // icmp_source of fixture.Defaults
 	if via.To4() != nil {
 		everywhere = &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+		own = &net.IPNet{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(32, 32)}
 	}
 	w.world.must(w.world.nat64.Enter(func() error {
 		dev, err := netlink.LinkByName(ifname)
@@ -263,14 +266,35 @@ func (w *caseWire) end(host, ifname, gateway string) *wireEnd {
 			return err
 		}
 		mac = dev.Attrs().HardwareAddr
+		if err := onlyAddress(dev, own); err != nil {
+			return err
+		}
 		hop := &netlink.Neigh{LinkIndex: dev.Attrs().Index, State: netlink.NUD_PERMANENT, IP: via, HardwareAddr: hopMAC}
 		if err := netlink.NeighSet(hop); err != nil {
 			return err
 		}
-		return netlink.RouteReplace(&netlink.Route{LinkIndex: dev.Attrs().Index, Dst: everywhere, Gw: via})
+		return netlink.RouteReplace(&netlink.Route{LinkIndex: dev.Attrs().Index, Dst: everywhere, Gw: via, Flags: int(netlink.FLAG_ONLINK)})
 	}))
 	e, err := openEnd(w.world.Host(host), "eth0", mac, via.To4() == nil)
 	w.world.must(err)
 	t.Cleanup(e.close)
 	return e
+}
+
+// onlyAddress leaves an interface one address and no subnet of its own: the
+// hosts of the cases may have any address, and all are behind the next hop.
+func onlyAddress(dev netlink.Link, own *net.IPNet) error {
+	addresses, err := netlink.AddrList(dev, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	for _, a := range addresses {
+		if a.IP.IsLinkLocalUnicast() {
+			continue
+		}
+		if err := netlink.AddrDel(dev, &a); err != nil {
+			return err
+		}
+	}
+	return netlink.AddrAdd(dev, &netlink.Addr{IPNet: own, Flags: unix.IFA_F_NODAD})
 }
