@@ -22,6 +22,8 @@ var parseReasons = [...]DropReason{
 	packet.SegmentsLeft:       DropSegmentsLeft,
 	packet.BadExtensionHeader: DropBadExtensionHeader,
 	packet.BadFragment:        DropBadFragment,
+	packet.TooManyHeaders:     DropBadExtensionHeader,
+	packet.MisplacedHopByHop:  DropBadExtensionHeader,
 }
 
 // parse finds the headers of every packet of the burst. Nothing in a packet is
@@ -52,7 +54,7 @@ func (w *Worker) parse(b *burst) {
 			continue
 		}
 		if s != packet.Good {
-			w.drop(m, parseReasons[s])
+			w.unreadable(m, s)
 		}
 	}
 }

@@ -41,6 +41,14 @@ func FuzzParse6(f *testing.F) {
 			checkOffsets(t, b, &p, IPv6Len, false)
 		} else if int(s) >= NumStatus {
 			t.Fatalf("status %d", s)
+		} else if s == SegmentsLeft || s == TooManyHeaders || s == MisplacedHopByHop {
+			at := int(p.L4)
+			if named := PointerTo6(b, int(front), at); named < IPv6NextHeader || named >= at-int(front) {
+				t.Fatalf("the header at %d is named by octet %d", at-int(front), named)
+			}
+			if ReadOn6(b, &p) {
+				checkOffsets(t, b, &p, IPv6Len, false)
+			}
 		}
 	})
 }

@@ -34,7 +34,9 @@ func Parse4(b []byte, l3 int, p *Parsed) Status {
 		if Fold(sum) != 0xffff {
 			return BadHeaderChecksum
 		}
-	} else if s := options(b[l3:l4]); s != Good {
+	} else if s := options(b[l3:l4]); s == SourceRoute {
+		return sourceRouted(b, l4, end, p)
+	} else if s != Good {
 		return s
 	}
 	if p.MoreFrags || p.FragOffset != 0 {
@@ -47,11 +49,24 @@ func Parse4(b []byte, l3 int, p *Parsed) Status {
 		return udp(b, l4, end, p)
 	case ProtoTCP:
 		return tcp(b, l4, end, p)
-	case ProtoICMP:
-		return icmp(b, l4, end, p, kindICMPv4)
 	}
-	p.Kind = KindOther
-	return Good
+	return upper4(b, l4, end, p)
+}
+
+// sourceRouted reads the upper layer of a packet whose source route forbids its
+// translation: whether the sender may be told depends on what is in there.
+func sourceRouted(b []byte, l4, end int, p *Parsed) Status {
+	if p.MoreFrags || p.FragOffset != 0 {
+		if s := fragmentGeometry(p, end-l4); s != Good {
+			return s
+		}
+	}
+	if p.Kind != KindFragment {
+		if s := upper4(b, l4, end, p); s != Good {
+			return s
+		}
+	}
+	return SourceRoute
 }
 
 // ParseQuoted4 reads the IPv4 packet inside an ICMP error: b[l3:end] is what
@@ -113,9 +128,10 @@ func header4(b []byte, l3 int, p *Parsed) (end int, s Status) {
 	return l3 + total, Good
 }
 
-// options checks a header that carries options: its checksum, the geometry of
-// the list, and that no source route is unexpired (RFC 7915 §4.1). All other
-// options are dropped by the translation, unread.
+// options checks the checksum of a header that carries options, and looks for
+// a source route that is not used up. All other options are ignored, unread
+// (RFC 7915 §4.1): a malformed list, too, which no translation carries on. A
+// source route that is itself malformed is not taken for used up.
 func options(h []byte) Status {
 	if Fold(Sum(h, 0)) != 0xffff {
 		return BadHeaderChecksum
@@ -128,14 +144,15 @@ func options(h []byte) Status {
 			o = o[1:]
 			continue
 		}
-		if len(o) < 2 || o[1] < 2 || int(o[1]) > len(o) {
-			return BadHeaderLength
-		}
+		malformed := len(o) < 2 || o[1] < 2 || int(o[1]) > len(o)
 		if o[0] == optionLooseSourceRoute || o[0] == optionStrictSourceRoute {
 			// The pointer runs past the option's length when the route is used up.
-			if o[1] < 3 || o[2] <= o[1] {
+			if malformed || o[1] < 3 || o[2] <= o[1] {
 				return SourceRoute
 			}
+		}
+		if malformed {
+			return Good
 		}
 		o = o[o[1]:]
 	}

@@ -14,8 +14,9 @@ const maxExtensionHeaders = 8
 // was received; octets behind the packet's own length are link-layer padding.
 //
 // Addresses, lengths and the outer fields are set whenever the status is not
-// Truncated or BadVersion. With SegmentsLeft, L4 is the offset of the routing
-// header, so that the error of RFC 7915 §5.1 can point at its fourth octet.
+// Truncated or BadVersion. With SegmentsLeft, TooManyHeaders and
+// MisplacedHopByHop, L4 is the offset of the header that is refused, so that an
+// error can point at it; ReadOn6 tells what lies behind.
 func Parse6(b []byte, l3 int, p *Parsed) Status {
 	end, s := header6(b, l3, p)
 	if s != Good {
@@ -110,8 +111,11 @@ func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status
 		default:
 			return at, Good
 		}
-		if end-at < 8 || p.Proto == ProtoHopByHop && at != first {
-			return at, BadExtensionHeader // RFC 8200 §4.1: hop-by-hop options stand first
+		if end-at < 8 {
+			return at, BadExtensionHeader
+		}
+		if p.Proto == ProtoHopByHop && at != first {
+			return at, MisplacedHopByHop
 		}
 		h := (*[8]byte)(b[at:])
 		if p.Proto == ProtoRouting && h[3] != 0 && !quoted {
@@ -123,7 +127,37 @@ func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status
 			return at, BadExtensionHeader
 		}
 	}
-	return at, BadExtensionHeader
+	return at, TooManyHeaders // p.L4 is the first one too many
+}
+
+// ReadOn6 reads the packet on behind the extension header at p.L4 for which
+// Parse6 refused it, and sets L4, Proto and Kind and the fields that depend on
+// Kind. It returns false if the rest cannot be read either.
+func ReadOn6(b []byte, p *Parsed) bool {
+	at, end := int(p.L4), int(p.End)
+	p.Proto = b[namedBy(b, int(p.L3), at)]
+	l4, s := extensions(b, at, end, p, true)
+	if s == Good && p.Kind != KindFragment {
+		s = upper6(b, l4, end, p)
+	}
+	return s == Good
+}
+
+// PointerTo6 is the offset, from the IPv6 header that stands at b[l3], of the
+// Next Header field that names the extension header at b[at].
+func PointerTo6(b []byte, l3, at int) int { return namedBy(b, l3, at) - l3 }
+
+// namedBy finds the field of a chain that was parsed before.
+func namedBy(b []byte, l3, at int) (field int) {
+	field = l3 + IPv6NextHeader
+	for h := l3 + IPv6Len; h < at; {
+		n := 8
+		if b[field] != ProtoFragment {
+			n += 8 * int(b[h+1])
+		}
+		field, h = h, h+n
+	}
+	return field
 }
 
 // fragment reads the fragment header at b[at] (RFC 8200 §4.5).

@@ -151,8 +151,8 @@ func TestParse6Refuses(t *testing.T) {
 		{"segments left", ipv6(43, rh1, udp6), SegmentsLeft},
 		{"half an options header", ipv6(60, "1100 0104"), BadExtensionHeader},
 		{"options header beyond the packet", ipv6(60, "1101 0104 00000000"), BadExtensionHeader},
-		{"hop-by-hop options behind others", ipv6(60, "0000 0104 00000000", pad60, udp6), BadExtensionHeader},
-		{"nine extension headers", ipv6(60, strings.Repeat("3c00 0104 00000000", 8), pad60, udp6), BadExtensionHeader},
+		{"hop-by-hop options behind others", ipv6(60, "0000 0104 00000000", pad60, udp6), MisplacedHopByHop},
+		{"nine extension headers", ipv6(60, strings.Repeat("3c00 0104 00000000", 8), pad60, udp6), TooManyHeaders},
 		{"two fragment headers", ipv6(44, "2c 00 0000 deadcafe", "11 00 0000 deadcafe", udp6), BadExtensionHeader},
 		{"half a fragment header", ipv6(44, "11 00 0000"), BadExtensionHeader},
 		{"fragment of 7 octets with more to come", ipv6(44, "11 00 0069 deadcafe", "00112233445566"), BadFragment},
@@ -180,6 +180,68 @@ func TestSegmentsLeftPointer(t *testing.T) {
 	}
 }
 
+// TestSourceRouteKind: whether a source-routed packet may be answered depends
+// on what is in it.
+func TestSourceRouteKind(t *testing.T) {
+	for want, pkt := range map[Kind][]byte{
+		KindUDP:         ipv4(17, 0, "01830704c0000209", udp6),
+		KindICMPError:   ipv4(1, 0, "01830704c0000209", "03 04 abcd 0000 0578"),
+		KindEchoRequest: ipv4(1, 0, "01830704c0000209", "08 00 abcd 1234 0001"),
+		KindFragment:    ipv4(17, 0x000d, "01830704c0000209", "0011"),
+	} {
+		var p Parsed
+		if s := Parse4(pkt, 0, &p); s != SourceRoute || p.Kind != want {
+			t.Errorf("%v, kind %d, want %v and kind %d", s, p.Kind, SourceRoute, want)
+		}
+	}
+}
+
+// TestReadOn6: what lies behind the header that a packet was refused for, and
+// which octet names that header.
+func TestReadOn6(t *testing.T) {
+	const icmp = "01 04 abcd 00000000 60000000"
+	options := func(next string) string { return next + "00 0104 00000000" }
+	for _, tc := range []struct {
+		name    string
+		pkt     []byte
+		status  Status
+		l4      int
+		named   int // -1: what is behind cannot be read
+		kind    Kind
+		upperAt int
+	}{
+		{"routing, UDP", ipv6(43, rh1, udp6), SegmentsLeft, 40, 6, KindUDP, 64},
+		{"options, routing, UDP", ipv6(60, options("2b"), rh1, udp6), SegmentsLeft, 48, 40, KindUDP, 72},
+		{"routing, ICMPv6 error", ipv6(43, "3a"+rh1[2:], icmp), SegmentsLeft, 40, 6, KindICMPError, 64},
+		{"routing, options, ICMPv6 error", ipv6(43, "3c"+rh1[2:], options("3a"), icmp), SegmentsLeft, 40, 6, KindICMPError, 72},
+		{"routing, later fragment", ipv6(43, "2c"+rh1[2:], "11 00 0068 deadcafe", "0011"), SegmentsLeft, 40, 6, KindFragment, 72},
+		{"routing, UDP cut", ipv6(43, rh1, "9c40"), SegmentsLeft, 40, -1, 0, 0},
+		{"misplaced, UDP", ipv6(60, options("00"), options("11"), udp6), MisplacedHopByHop, 48, 40, KindUDP, 56},
+		{"misplaced behind a fragment header", ipv6(44, "00 00 0000 deadcafe", options("11"), udp6), MisplacedHopByHop, 48, 40, KindUDP, 56},
+		{"misplaced twice", ipv6(60, options("00"), options("00"), options("11"), udp6), MisplacedHopByHop, 48, -1, 0, 0},
+		{"nine headers", ipv6(60, strings.Repeat(options("3c"), 8), options("3a"), icmp), TooManyHeaders, 104, 96, KindICMPError, 112},
+		{"eighteen headers", ipv6(60, strings.Repeat(options("3c"), 17), options("3a"), icmp), TooManyHeaders, 104, -1, 0, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var p Parsed
+			b := append(make([]byte, 14), tc.pkt...)
+			if s := Parse6(b, 14, &p); s != tc.status || int(p.L4) != 14+tc.l4 {
+				t.Fatalf("%v at %d, want %v at %d", s, p.L4, tc.status, 14+tc.l4)
+			}
+			at := int(p.L4)
+			if ok := ReadOn6(b, &p); ok != (tc.named >= 0) {
+				t.Fatalf("read on: %v", ok)
+			}
+			if tc.named < 0 {
+				return
+			}
+			if named := PointerTo6(b, 14, at); named != tc.named || p.Kind != tc.kind || int(p.L4) != 14+tc.upperAt {
+				t.Errorf("named by %d, kind %d at %d, want %d, %d at %d", named, p.Kind, p.L4, tc.named, tc.kind, 14+tc.upperAt)
+			}
+		})
+	}
+}
+
 func TestParse4(t *testing.T) {
 	for _, tc := range []struct {
 		name string
@@ -199,6 +261,9 @@ func TestParse4(t *testing.T) {
 		{"GRE", ipv4(47, 0, "", "0000"), Parsed{L4: 20, End: 22, Kind: KindOther, Proto: 47}},
 		{"options", ipv4(17, 0, "94040000 01010100", udp6), Parsed{L4: 28, End: 40, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443}},
 		{"garbage behind the end of options", ipv4(17, 0, "00ffffff", udp6), Parsed{L4: 24, End: 36, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443}},
+		{"option of length 1", ipv4(17, 0, "94010000", udp6), Parsed{L4: 24, End: 36, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443}},
+		{"option beyond the header", ipv4(17, 0, "94050000", udp6), Parsed{L4: 24, End: 36, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443}},
+		{"option type without length", ipv4(17, 0, "01010194", udp6), Parsed{L4: 24, End: 36, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443}},
 		{"source route used up", ipv4(17, 0, "01830708c0000209", udp6), Parsed{L4: 28, End: 40, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443}},
 		{"first fragment", ipv4(17, 0x2000, "", "9c40 01bb 0400 abcd"), Parsed{L4: 20, End: 28, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443, MoreFrags: true}},
 		{"middle fragment", ipv4(17, 0x200d, "", "0011223344556677"), Parsed{L4: 20, End: 28, Kind: KindFragment, Proto: 17, MoreFrags: true, FragOffset: 104}},
@@ -232,9 +297,10 @@ func TestParse4Refuses(t *testing.T) {
 		{"loose source route", ipv4(17, 0, "01830704c0000209", udp6), SourceRoute},
 		{"strict source route", ipv4(17, 0, "01890704c0000209", udp6), SourceRoute},
 		{"source route without a pointer", ipv4(17, 0, "01018302", udp6), SourceRoute},
-		{"option of length 1", ipv4(17, 0, "94010000", udp6), BadHeaderLength},
-		{"option beyond the header", ipv4(17, 0, "94050000", udp6), BadHeaderLength},
-		{"option type without length", ipv4(17, 0, "01010194", udp6), BadHeaderLength},
+		{"source route beyond the header", ipv4(17, 0, "830b04c0", udp6), SourceRoute},
+		{"source route without a length", ipv4(17, 0, "01010189", udp6), SourceRoute},
+		{"source route and UDP cut off", ipv4(17, 0, "01830704c0000209", "9c40"), Truncated},
+		{"source route in an empty fragment", ipv4(17, 0x000d, "01830704c0000209"), BadFragment},
 		{"UDP length beyond the packet", ipv4(17, 0, "", "9c40 01bb 0009 abcd"), BadHeaderLength},
 		{"fragment of 7 octets with more to come", ipv4(17, 0x200d, "", "00112233445566"), BadFragment},
 		{"empty fragment", ipv4(17, 0x000d, ""), BadFragment},
@@ -322,7 +388,7 @@ func TestStatusRows(t *testing.T) {
 		}
 		seen[s.String()] = true
 	}
-	if beyond := Status(NumStatus); beyond.String() != "unknown" || beyond.Section() != "" || BadFragment != beyond-1 {
+	if beyond := Status(NumStatus); beyond.String() != "unknown" || beyond.Section() != "" || MisplacedHopByHop != beyond-1 {
 		t.Error("the table ends before the statuses do")
 	}
 }

@@ -13,8 +13,10 @@ const (
 	BadHeaderChecksum         // IPv4 header checksum
 	SourceRoute               // unexpired IPv4 source route option (RFC 7915 §4.1)
 	SegmentsLeft              // IPv6 routing header with segments left (RFC 7915 §5.1)
-	BadExtensionHeader        // an IPv6 extension header chain that is cut or too long
+	BadExtensionHeader        // an IPv6 extension header chain that is cut or has two fragment headers
 	BadFragment               // impossible fragment geometry
+	TooManyHeaders            // more IPv6 extension headers than are read
+	MisplacedHopByHop         // hop-by-hop options behind another extension header
 )
 
 // Kind is what the translator does with the packet's upper layer.

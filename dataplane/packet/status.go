@@ -14,6 +14,8 @@ var statusRows = [...]statusRow{
 	SegmentsLeft:       {"segments-left", "RFC 7915 §5.1"},
 	BadExtensionHeader: {"bad-extension-header", "RFC 8200 §4"},
 	BadFragment:        {"bad-fragment", "RFC 791 §3.2, RFC 8200 §4.5"},
+	TooManyHeaders:     {"too-many-headers", "RFC 8883 §3.1"},
+	MisplacedHopByHop:  {"misplaced-hop-by-hop", "RFC 8200 §4.1"},
 }
 
 // NumStatus is the number of Status values, for tables indexed by them.

@@ -17,6 +17,20 @@ func upper6(b []byte, l4, end int, p *Parsed) Status {
 	return Good
 }
 
+// upper4 is upper6 for IPv4.
+func upper4(b []byte, l4, end int, p *Parsed) Status {
+	switch p.Proto {
+	case ProtoUDP:
+		return udp(b, l4, end, p)
+	case ProtoTCP:
+		return tcp(b, l4, end, p)
+	case ProtoICMP:
+		return icmp(b, l4, end, p, kindICMPv4)
+	}
+	p.Kind = KindOther
+	return Good
+}
+
 // cutHeader is the status of an upper-layer header that ends too early: in a
 // first fragment that is the fragment's fault (RFC 7112 §5, RFC 1858 §3).
 func cutHeader(p *Parsed) Status {

@@ -68,20 +68,20 @@ func MayAnswer6(p *packet.Parsed) bool {
 		return false
 	case p.SrcHi == 0 && p.SrcLo <= 1: // unspecified, loopback
 		return false
+	case p.Kind == packet.KindFragment: // of ICMPv6, or of options that something may follow
+		return p.Proto == packet.ProtoTCP || p.Proto == packet.ProtoUDP
 	case p.Proto != packet.ProtoICMPv6:
 		return true
-	case p.Kind == packet.KindFragment:
-		return false
 	}
 	return p.ICMPType >= 128 && p.ICMPType != packet.ICMPv6Redirect
 }
 
 // MayAnswer4 says whether an ICMPv4 error about p may be sent (RFC 1812
-// §4.3.2.7): not about an error, not about a fragment other than the first,
+// §4.3.2.7): not about an ICMP message that is or may be an error, not about a fragment other than the first,
 // not about what went to many or came from no single host.
 func MayAnswer4(p *packet.Parsed) bool {
 	switch {
-	case p.Kind == packet.KindICMPError || p.FragOffset != 0:
+	case p.Kind == packet.KindICMPError || p.Kind == packet.KindICMPOther || p.FragOffset != 0:
 		return false
 	case p.Dst4>>28 >= 0xe: // multicast, reserved, broadcast
 		return false

@@ -87,6 +87,7 @@ func TestMayAnswer6(t *testing.T) {
 			p.Proto, p.Kind, p.ICMPType = packet.ProtoICMPv6, packet.KindFragment, 200
 		}, false},
 		{"later fragment of UDP", func(p *packet.Parsed) { p.Kind = packet.KindFragment }, true},
+		{"later fragment of options", func(p *packet.Parsed) { p.Kind, p.Proto = packet.KindFragment, packet.ProtoDestOptions }, false},
 		{"to multicast", func(p *packet.Parsed) { p.DstHi = 0xff02 << 48 }, false},
 		{"from multicast", func(p *packet.Parsed) { p.SrcHi = 0xff02 << 48 }, false},
 		{"from nobody", func(p *packet.Parsed) { p.SrcHi, p.SrcLo = 0, 0 }, false},
@@ -112,6 +113,7 @@ func TestMayAnswer4(t *testing.T) {
 		{"first fragment", func(p *packet.Parsed) { p.MoreFrags = true }, true},
 		{"later fragment", func(p *packet.Parsed) { p.Kind, p.FragOffset = packet.KindFragment, 8 }, false},
 		{"error", func(p *packet.Parsed) { p.Proto, p.Kind = packet.ProtoICMP, packet.KindICMPError }, false},
+		{"unknown ICMP", func(p *packet.Parsed) { p.Proto, p.Kind, p.ICMPType = packet.ProtoICMP, packet.KindICMPOther, 31 }, false},
 		{"to multicast", func(p *packet.Parsed) { p.Dst4 = 0xe0000001 }, false},
 		{"to broadcast", func(p *packet.Parsed) { p.Dst4 = 0xffffffff }, false},
 		{"from multicast", func(p *packet.Parsed) { p.Src4 = 0xe0000001 }, false},
