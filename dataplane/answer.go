@@ -12,7 +12,7 @@ import (
 // What did not come from an interface has no station to answer to. Errors are
 // rate-limited (RFC 4443 §2.4 f) and never sent about errors.
 func (w *Worker) answer6(m *meta, typ, code uint8, param uint32) {
-	if m.via != viaPort || !xlat.MayAnswer6(&m.p) {
+	if m.via != viaPort || m.toMany() || !xlat.MayAnswer6(&m.p) {
 		return
 	}
 	frame, addr, ok := w.answerFrame()
@@ -32,7 +32,7 @@ func (w *Worker) answer6(m *meta, typ, code uint8, param uint32) {
 
 // answer4 does the same with an ICMPv4 error (RFC 1812 §4.3.2).
 func (w *Worker) answer4(m *meta, typ, code uint8, param uint32) {
-	if m.via != viaPort || !xlat.MayAnswer4(&m.p) {
+	if m.via != viaPort || m.toMany() || !xlat.MayAnswer4(&m.p) {
 		return
 	}
 	frame, addr, ok := w.answerFrame()
@@ -46,6 +46,11 @@ func (w *Worker) answer4(m *meta, typ, code uint8, param uint32) {
 	n := xlat.BuildError4(frame[answerL3:], m.frame[m.p.L3:m.p.End], typ, code, param, src)
 	w.sendAnswer(m, frame, addr, n, V6ToV4)
 }
+
+// toMany says whether the frame was sent to a link-layer multicast or broadcast
+// address: what reaches many stations must not have each of them answer (RFC
+// 1812 §4.3.2.7, RFC 4443 §2.4 e).
+func (m *meta) toMany() bool { return m.frame[m.offset()]&1 != 0 }
 
 // answerFrame takes a frame for an error, if the rate limit allows one.
 func (w *Worker) answerFrame() (frame []byte, addr uint64, ok bool) {

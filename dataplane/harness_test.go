@@ -48,6 +48,7 @@ type rig struct {
 	handoff []*Handoff // of each worker; nil without
 	servers *conntrack.Servers
 	now     conntrack.Tick
+	came    [][]byte // everything that came out
 }
 
 // kernelRing is more than a worker gives the kernel at once.
@@ -276,6 +277,7 @@ func (r *rig) pass(p *memport.Port, packets [][]byte) (out6, out4 [][]byte) {
 		out6 = append(out6, r.in6[i].Drain()...)
 		out4 = append(out4, r.in4[i].Drain()...)
 	}
+	r.came = append(append(r.came, out6...), out4...)
 	return out6, out4
 }
 

@@ -45,15 +45,31 @@ func (w *Worker) unroutable(m *meta, side Family) bool {
 		w.unreachable(m, false)
 		w.drop(m, DropRouteElsewhere)
 	case nexthop.Local:
+		w.prohibited(m)
 		w.drop(m, DropRouteLocal)
 	case nexthop.NoRoute:
 		w.unreachable(m, false)
 		w.drop(m, DropNoRoute)
-	default:
-		w.unreachable(m, false)
+	case nexthop.Prohibit:
+		w.prohibited(m)
+		w.drop(m, DropRouteProhibited)
+	case nexthop.Unreachable:
+		w.unreachable(m, true)
+		w.drop(m, DropRouteProhibited)
+	default: // a blackhole is silent, and so are broadcasts
 		w.drop(m, DropRouteProhibited)
 	}
 	return false
+}
+
+// prohibited is the error for whatever no other is named for (RFC 7915 §4.4,
+// §5.4).
+func (w *Worker) prohibited(m *meta) {
+	if m.dir == V6ToV4 {
+		w.answer6(m, 1, 1, 0)
+	} else {
+		w.answer4(m, 3, 13, 0)
+	}
 }
 
 // unreachable answers: no route to the destination, or a host on the link that

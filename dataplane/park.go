@@ -39,6 +39,7 @@ func (w *Worker) hold(m *meta) {
 	p := &w.parked
 	switch {
 	case m.waited && w.now-m.since > parkTicks:
+		w.unreachable(m, true) // RFC 4861 §7.2.2
 		w.drop(m, DropParkTimeout)
 		return
 	case p.n == parkSize:

@@ -213,14 +213,14 @@ func (w *Worker) strangeTo(m *meta, b *conntrack.BIB) bool {
 	return w.rules.AddressDependent || w.capable(k.Server)
 }
 
-// refuseUnmapped: nobody behind this port. RFC 6146 §3.5.1 has a host
-// unreachable error sent; TCP is answered by silence (§3.5.2.2).
+// refuseUnmapped: nobody behind this port. RFC 6146 §3.5.1 and §3.5.3 let a
+// host unreachable error be sent; TCP is answered by silence (§3.5.2.2).
 func (w *Worker) refuseUnmapped(m *meta) {
 	if w.handoff != nil && m.k46.Proto != conntrack.ICMP && m.via != viaHairpin {
 		w.tunnel4(m, m.k46.Server) // handoff draft §8, rule 5: the sender may know
 		return
 	}
-	if m.p.Kind == packet.KindUDP {
+	if m.p.Kind == packet.KindUDP || m.p.Kind == packet.KindEchoRequest { // RFC 6146 §3.5.1, §3.5.3
 		w.answer4(m, 3, 1, 0)
 	}
 	w.drop(m, DropNoMapping)

@@ -84,10 +84,21 @@ func (w *Worker) translate64(m *meta) {
 		}
 	}
 	if s != xlat.OK {
-		w.drop(m, translateReasons[s])
+		w.untranslatable(m, s)
 		return
 	}
 	m.verdict = next
+}
+
+// untranslatable drops a packet that xlat refused. A UDP datagram without a
+// checksum is well-formed and yet not carried, so its sender is told (RFC 7915
+// §4.4, §5.4); the others are ICMP errors, or pieces of datagrams, or our own
+// limits.
+func (w *Worker) untranslatable(m *meta, s xlat.Status) {
+	if s == xlat.UDPZeroIPv6 || s == xlat.UDPZeroChecksum {
+		w.prohibited(m)
+	}
+	w.drop(m, translateReasons[s])
 }
 
 // delta64 is the session's checksum difference. It was made for a server
@@ -139,7 +150,7 @@ func (w *Worker) translate46(m *meta) {
 	w.flow46(m, &f)
 	start, s := xlat.V4ToV6(m.frame, &m.p, &f, &w.opts)
 	if s != xlat.OK {
-		w.drop(m, translateReasons[s])
+		w.untranslatable(m, s)
 		return
 	}
 	m.start, m.end, m.verdict = start, int(m.p.End), forward

@@ -46,8 +46,8 @@ func FuzzParse6(f *testing.F) {
 			if named := PointerTo6(b, int(front), at); named < IPv6NextHeader || named >= at-int(front) {
 				t.Fatalf("the header at %d is named by octet %d", at-int(front), named)
 			}
-			if ReadOn6(b, &p) {
-				checkOffsets(t, b, &p, IPv6Len, false)
+			if ReadOn6(b, &p) && (int(p.L4) <= at || p.L4 > p.End || int(p.End) > len(b)) {
+				t.Fatalf("L4 %d behind the header at %d, end %d of %d", p.L4, at, p.End, len(b))
 			}
 		}
 	})

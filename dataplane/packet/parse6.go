@@ -132,15 +132,15 @@ func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status
 
 // ReadOn6 reads the packet on behind the extension header at p.L4 for which
 // Parse6 refused it, and sets L4, Proto and Kind and the fields that depend on
-// Kind. It returns false if the rest cannot be read either.
+// Kind. It returns false if the rest cannot be told from an ICMPv6 error.
 func ReadOn6(b []byte, p *Parsed) bool {
 	at, end := int(p.L4), int(p.End)
 	p.Proto = b[namedBy(b, int(p.L3), at)]
 	l4, s := extensions(b, at, end, p, true)
-	if s == Good && p.Kind != KindFragment {
-		s = upper6(b, l4, end, p)
+	if s != Good || p.Kind == KindFragment {
+		return s == Good
 	}
-	return s == Good
+	return upper6(b, l4, end, p) == Good || p.Proto != ProtoICMPv6
 }
 
 // PointerTo6 is the offset, from the IPv6 header that stands at b[l3], of the
