@@ -12,7 +12,7 @@ import (
 // What did not come from an interface has no station to answer to. Errors are
 // rate-limited (RFC 4443 §2.4 f) and never sent about errors.
 func (w *Worker) answer6(m *meta, typ, code uint8, param uint32) {
-	if m.via != viaPort || m.toMany() || !xlat.MayAnswer6(&m.p) {
+	if !m.via.fresh() || m.toMany() || !xlat.MayAnswer6(&m.p) {
 		return
 	}
 	frame, addr, ok := w.answerFrame()
@@ -32,7 +32,7 @@ func (w *Worker) answer6(m *meta, typ, code uint8, param uint32) {
 
 // answer4 does the same with an ICMPv4 error (RFC 1812 §4.3.2).
 func (w *Worker) answer4(m *meta, typ, code uint8, param uint32) {
-	if m.via != viaPort || m.toMany() || !xlat.MayAnswer4(&m.p) {
+	if !m.via.fresh() || m.toMany() || !xlat.MayAnswer4(&m.p) {
 		return
 	}
 	frame, addr, ok := w.answerFrame()
@@ -80,6 +80,10 @@ func (w *Worker) sendAnswer(m *meta, frame []byte, addr uint64, n int, dir Direc
 	}
 	binary.BigEndian.PutUint16(out[12:], t)
 	w.counters.Generated++
+	if m.via == viaKernel {
+		w.enqueueKernel(answerDesc(addr, n), kernelCount(dir))
+		return
+	}
 	w.enqueue(answerDesc(addr, n), dir)
 }
 

@@ -34,10 +34,15 @@ type via uint8
 
 const (
 	viaPort       via = iota // from an interface
+	viaKernel                // from the host itself
 	viaHairpin               // translated once already, now an IPv4 packet for another client
 	viaServer                // back from a handoff server, not translated
 	viaServerDone            // back from a handoff server, translated
 )
+
+// fresh packets come from a station that can be answered; the others were here
+// before.
+func (v via) fresh() bool { return v <= viaKernel }
 
 // meta is what the steps know of one packet. Offsets count from the start of
 // its frame. Fields are valid from the step on that is named.

@@ -77,9 +77,9 @@ func (w *Worker) passOn(m *meta) {
 	}
 	m.hop = w.snap.Hops[i]
 	switch {
-	case m.hop.State != nexthop.Resolved:
+	case m.hop.State != nexthop.Resolved && (side == IPv4 || !w.toHost(m.hop)):
 		w.unroutable(m, side)
-	case uint32(m.end-m.start) > w.mtu(side, m.hop.MTU):
+	case uint32(m.end-m.start) > w.mtuOf(side, m.hop):
 		w.drop(m, reason)
 	default:
 		m.verdict = forward

@@ -68,7 +68,7 @@ func (w *Worker) tunnel4(m *meta, server uint32) {
 // where only a forged source can lead.
 func (w *Worker) tunnel(m *meta, r conntrack.ToServer) {
 	switch {
-	case m.via != viaPort:
+	case !m.via.fresh():
 		w.drop(m, DropReturned)
 		return
 	case !w.mayTell(r.Server):

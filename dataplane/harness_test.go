@@ -63,6 +63,7 @@ type setup struct {
 	hops     *nexthop.Table
 	handoff  bool
 	noKernel bool // there is no port to the host's kernel
+	local    bool // the host itself, which is box6, uses the NAT64
 	lossless bool // skip the balance check: packets are still inside at the end
 }
 
@@ -110,6 +111,9 @@ func newRig(t *testing.T, s setup) *rig {
 		t.Fatal(err)
 	}
 	r.hops = s.hops
+	if s.local && r.hops == nil {
+		r.hops = resolvedHops(nexthop.StaticRoute{Prefix: netip.MustParsePrefix(box6 + "/128"), Hop: nexthop.Hop{State: nexthop.Local}})
+	}
 	if r.hops == nil {
 		r.hops = resolvedHops()
 	}
@@ -128,7 +132,7 @@ func newRig(t *testing.T, s setup) *rig {
 		}
 		c := Config{
 			ID: i, Table: r.table, Shard: r.table.Shard(i), Hops: r.hops, UMEM: umem, Frames: stack,
-			Ports: [2][]ring.Port{{p6}, {p4}}, Group: group, Rules: r.rules, Seed: 1, Handoff: r.link(i),
+			Ports: [2][]ring.Port{{p6}, {p4}}, Group: group, Rules: r.rules, Seed: 1, Handoff: r.link(i), LocalTraffic: s.local,
 		}
 		if !s.noKernel {
 			c.Kernel = r.kernel[i]

@@ -22,7 +22,7 @@ func (w *Worker) route46(m *meta) bool {
 		m.v46.SetHop(w.snap.Word(i))
 	}
 	m.hop = w.snap.Hops[i]
-	return m.hop.State == nexthop.Resolved || w.unroutable(m, IPv6)
+	return m.hop.State == nexthop.Resolved || w.toHost(m.hop) || w.unroutable(m, IPv6)
 }
 
 // unroutable parks a packet whose next hop the kernel can still find out, and

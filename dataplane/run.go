@@ -66,6 +66,11 @@ func (w *Worker) pollFDs() []unix.PollFd {
 			fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 		}
 	}
+	if w.local {
+		if fd := w.kernel.port.PollFD(); fd >= 0 {
+			fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		}
+	}
 	return fds
 }
 

@@ -130,8 +130,15 @@ func (w *Worker) refuseOpening64(m *meta) DropReason {
 		return DropTCPWithoutSession
 	case m.p.Kind == packet.KindEchoReply:
 		return DropNoMapping // RFC 6146 §3.5.3: only a request opens
+	case m.via == viaPort && w.fromHost(m):
+		return DropBadSource // answers would go to the host, which did not ask
 	}
 	return NotDropped
+}
+
+// fromHost says whether the source is an address of the host itself.
+func (w *Worker) fromHost(m *meta) bool {
+	return w.local && w.toHost(w.snap.Hops[w.snap.Lookup6(m.p.SrcHi, m.p.SrcLo)])
 }
 
 // initial is the state that a session starts in.
@@ -232,7 +239,7 @@ func (w *Worker) refuseOpening46(m *meta, b *conntrack.BIB) DropReason {
 		return r
 	}
 	switch {
-	case m.via == viaPort && w.rules.Pool4.Contains(m.k46.Server):
+	case m.via.fresh() && w.rules.Pool4.Contains(m.k46.Server):
 		return DropBadSource // nobody out there has an address of ours
 	case w.rules.AddressDependent && !b.Static && !w.shard.HasSessionWith(b.Client, b.ClientPort, m.k46.Server, m.k46.Proto):
 		w.answer4(m, 3, 13, 0) // RFC 6146 §3.5.1: communication administratively prohibited

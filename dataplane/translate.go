@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"handoff64/conntrack"
+	"handoff64/dataplane/nexthop"
 	"handoff64/dataplane/packet"
 	"handoff64/dataplane/xlat"
 )
@@ -139,7 +140,7 @@ func (w *Worker) translate46(m *meta) {
 		m.verdict = forward
 		return
 	}
-	mtu := w.mtu(IPv6, m.hop.MTU)
+	mtu := w.mtuOf(IPv6, m.hop)
 	size := uint32(xlat.Size6(&m.p))
 	if m.p.DF && size > mtu { // RFC 7915 §4, RFC 1191
 		w.answer4(m, 3, 4, mtu-20)
@@ -222,7 +223,7 @@ func (w *Worker) fragment(m *meta, mtu int) {
 		frame := w.umem.Frame(addr)
 		octets, off = xlat.NextFragment6(frame[answerL3:], src, off, mtu, id)
 		writeEthernet(frame[answerL3-ethernetHeader:], m.hop, dir)
-		w.enqueue(answerDesc(addr, octets), dir)
+		w.queue(m.hop, answerDesc(addr, octets), dir)
 	}
 	w.counters.Generated += uint64(n - 1)
 	w.frames.Push(m.addr)
@@ -236,6 +237,14 @@ func (w *Worker) mtu(side Family, hop uint32) uint32 {
 		return min(m, hop)
 	}
 	return hop
+}
+
+// mtuOf is the MTU towards the hop on the side.
+func (w *Worker) mtuOf(side Family, h *nexthop.Hop) uint32 {
+	if h.State == nexthop.Local {
+		return w.localMTU()
+	}
+	return w.mtu(side, h.MTU)
 }
 
 // protocol of a session: ICMP stands for both ICMP versions.

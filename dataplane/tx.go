@@ -37,7 +37,16 @@ func (w *Worker) send(m *meta) {
 	}
 	m.hop.MarkUsed()
 	writeEthernet(m.frame[m.start-ethernetHeader:], m.hop, dir)
-	w.enqueue(m.desc(), dir)
+	w.queue(m.hop, m.desc(), dir)
+}
+
+// queue a packet for the hop's interface, or for the host itself.
+func (w *Worker) queue(h *nexthop.Hop, d ring.Desc, dir Direction) {
+	if h.State == nexthop.Local {
+		w.enqueueKernel(d, kernelCount(dir))
+		return
+	}
+	w.enqueue(d, dir)
 }
 
 func writeEthernet(b []byte, h *nexthop.Hop, dir Direction) {

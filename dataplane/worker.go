@@ -39,6 +39,8 @@ type Config struct {
 	Ports [2][]ring.Port
 	// Kernel takes what is the host's own; nil: there is no way to the kernel.
 	Kernel ring.Port
+	// LocalTraffic: the host itself uses the NAT64, through Kernel.
+	LocalTraffic bool
 	// Handoff couples the worker with the handoff worker; nil when handoff is off.
 	Handoff *Handoff
 	// Group is shared by all workers of a translator.
@@ -65,7 +67,9 @@ type Worker struct {
 	rx     []inPort // every port once
 	out    [families]outbox
 	kernel kernelBox
-	stick  bool // both sides are one interface
+	local  bool  // the host itself uses the NAT64
+	rounds uint8 // counted for localRounds
+	stick  bool  // both sides are one interface
 
 	rules   *Rules
 	pending atomic.Pointer[Rules] // set by SetRules, taken up at the next round
@@ -128,7 +132,7 @@ func NewWorker(c Config) (*Worker, error) {
 	}
 	w.out[IPv6].port = c.Ports[IPv6][0]
 	w.out[IPv4].port = c.Ports[IPv4][0]
-	w.kernel.port = c.Kernel
+	w.kernel.port, w.local = c.Kernel, c.LocalTraffic && c.Kernel != nil
 	w.waker.fd = waker
 	c.Group.join(w)
 	return w, nil
@@ -143,6 +147,12 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 	w.retryParked()
 	for i := range w.rx {
 		if n := w.receive(&w.rx[i]); n > 0 {
+			w.process(&w.main)
+			received += n
+		}
+	}
+	if w.rounds++; w.local && (received == 0 || w.rounds%localRounds == 0) {
+		if n := w.receiveKernel(); n > 0 {
 			w.process(&w.main)
 			received += n
 		}

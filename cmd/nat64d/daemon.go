@@ -80,7 +80,10 @@ func (d *daemon) serve(ctx context.Context, ready func()) (err error) {
 		return err
 	}
 	defer undo("close the session tables", t.table.Close)
-	if t.tun = d.openTUN(t); t.tun != nil {
+	if t.tun, err = d.openTUN(t); err != nil {
+		return err
+	}
+	if t.tun != nil {
 		defer undo("close the TUN device", t.tun.Close)
 	}
 	if err := d.makeWorkers(t); err != nil {
@@ -218,7 +221,7 @@ func (d *daemon) makeWorkers(t *translator) error {
 		w, err := dataplane.NewWorker(dataplane.Config{
 			ID: i, Table: t.table, Shard: t.table.Shard(i), Hops: t.hops, UMEM: t.device.UMEM(), Frames: part.Frames,
 			Ports: [2][]ring.Port{part.IPv6, part.IPv4}, Group: group, Rules: rules, Seed: uint64(time.Now().UnixNano()) + uint64(i),
-			Handoff: link, Kernel: t.kernelPort(i),
+			Handoff: link, Kernel: t.kernelPort(i), LocalTraffic: d.cfg.LocalTraffic,
 		})
 		if err != nil {
 			return err

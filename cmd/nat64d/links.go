@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"handoff64/cmd/nat64d/host"
 	"handoff64/dataplane/nexthop"
 )
 
@@ -42,7 +43,18 @@ func (d *daemon) followLinks(ctx context.Context, t *translator) error {
 				d.log.Error("the filter does not follow", "interface", l[1].Name, "error", err)
 			}
 		}
+		d.followMTU(t, seen.IPv4.MTU, now.IPv4.MTU)
 		seen = now
+	}
+}
+
+// followMTU gives the TUN device the MTU that fits the IPv4 link.
+func (d *daemon) followMTU(t *translator, seen, now uint32) {
+	if !d.cfg.LocalTraffic || seen == now {
+		return
+	}
+	if err := host.SetTUNMTU(t.tun.Name(), d.tunMTU(now)); err != nil {
+		d.log.Error("the TUN device does not follow", "error", err)
 	}
 }
 

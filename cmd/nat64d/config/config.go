@@ -45,6 +45,7 @@ type Config struct {
 	Timeouts        Timeouts
 	Limits          Limits
 	KernelProtocols []uint8 // IP protocols that stay the host's although handoff takes all others
+	LocalTraffic    bool    // the host itself uses the NAT64
 	Handoff         Handoff
 	ControlSocket   string
 	Metrics         string // host:port, "" for none

@@ -97,6 +97,7 @@ func TestFull(t *testing.T) {
 		ICMPErrorSource: "destination",
 		ICMPSource:      ICMPSource{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.254")},
 		UDPZeroChecksum: "drop", TrafficClass: "zero",
+		LocalTraffic: true,
 		StaticBIB: []StaticBIB{
 			{"tcp", p4("[2001:db8::5]:80"), p4("192.0.2.1:80")},
 			{"udp", p4("[2001:db8::5]:80"), p4("192.0.2.1:80")},

@@ -63,7 +63,7 @@ func encode(t *testing.T, c *Config) []byte {
 		"lowest_ipv6_mtu": c.LowestIPv6MTU, "tcp_mss_clamp": mss, "filtering": c.Filtering, "tcp_incoming": c.TCPIncoming,
 		"well_known_prefix": c.WellKnownPrefix, "deny_ipv4": deny, "icmp_error_source": c.ICMPErrorSource, "icmp_source": source,
 		"udp_zero_checksum": c.UDPZeroChecksum, "traffic_class": c.TrafficClass, "static_bib": static,
-		"hairpin": c.Hairpin,
+		"hairpin": c.Hairpin, "local_traffic": c.LocalTraffic,
 		"timeouts": object{"udp": c.Timeouts.UDP.String(), "icmp": c.Timeouts.ICMP.String(),
 			"tcp_established": c.Timeouts.TCPEstablished.String(), "tcp_transitory": c.Timeouts.TCPTransitory.String(),
 			"tcp_incoming_syn": c.Timeouts.TCPIncomingSYN.String()},

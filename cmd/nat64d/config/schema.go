@@ -53,6 +53,7 @@ func (p *parser) schema() []field {
 		{"traffic_class", choice(&c.TrafficClass, "copy", "zero"), ""},
 		{"static_bib", list(0, 65535, readStatic), ""},
 		{"hairpin", boolean(&c.Hairpin), ""},
+		{"local_traffic", boolean(&c.LocalTraffic), ""},
 		{"timeouts", object(
 			field{"udp", duration(&c.Timeouts.UDP), ""},
 			field{"icmp", duration(&c.Timeouts.ICMP), ""},

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -11,12 +13,8 @@ import (
 
 func TestSetUpTUN(t *testing.T) {
 	inNamespace(t)
-	tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "nat64"}, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1}
-	if err := netlink.LinkAdd(tun); err != nil {
-		t.Fatal(err)
-	}
-	defer tun.Fds[0].Close()
-	if err := SetUpTUN("nat64"); err != nil {
+	newTUN(t)
+	if err := SetUpTUN(TUN{Name: "nat64"}); err != nil {
 		t.Fatal(err)
 	}
 	link, err := netlink.LinkByName("nat64")
@@ -26,7 +24,7 @@ func TestSetUpTUN(t *testing.T) {
 	if link.Attrs().RawFlags&(unix.IFF_UP|unix.IFF_MULTICAST) != unix.IFF_UP {
 		t.Errorf("flags %#x: not up, or multicast", link.Attrs().RawFlags)
 	}
-	if got := setting(t, "ipv4/conf/nat64/rp_filter"); got != "2" {
+	if got := read(t, "ipv4/conf/nat64/rp_filter"); got != "2" {
 		t.Errorf("rp_filter is %s", got)
 	}
 	all, err := netlink.AddrList(link, netlink.FAMILY_ALL)
@@ -36,12 +34,90 @@ func TestSetUpTUN(t *testing.T) {
 	if len(all) != 1 || all[0].IP.String() != "192.0.0.8" || all[0].Scope != unix.RT_SCOPE_HOST {
 		t.Errorf("addresses %v", all)
 	}
-	if err := SetUpTUN("absent"); err == nil {
+	if err := SetUpTUN(TUN{Name: "absent"}); err == nil {
 		t.Error("a device that is not there was set up")
 	}
 }
 
-func setting(t *testing.T, name string) string {
+// newTUN makes a TUN device for the length of the test.
+func newTUN(t *testing.T) {
+	t.Helper()
+	tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "nat64"}, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1}
+	if err := netlink.LinkAdd(tun); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tun.Fds[0].Close() })
+}
+
+// The host's packets for the prefixes take the device, from an address of the
+// host's own if it has one and otherwise from the device's.
+func TestRouteThroughTUN(t *testing.T) {
+	inNamespace(t)
+	newTUN(t)
+	own := LocalIPv6([6]byte{2, 0, 0, 0, 0, 1})
+	if !netip.MustParsePrefix("fd00::/8").Contains(own) || own == LocalIPv6([6]byte{2, 0, 0, 0, 0, 2}) {
+		t.Errorf("the device's address would be %s", own)
+	}
+	pool6 := []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("2001:db8:64::/48")}
+	if err := SetUpTUN(TUN{Name: "nat64", MTU: 1520, Pool6: pool6, LocalIPv6: own}); err != nil {
+		t.Fatal(err)
+	}
+	expect := func(source string) {
+		t.Helper()
+		for _, to := range []string{"64:ff9b::c633:640a", "2001:db8:64:c633:64:a00::"} {
+			r, err := netlink.RouteGet(net.ParseIP(to))
+			if err != nil {
+				t.Fatal(err)
+			}
+			link, err := netlink.LinkByIndex(r[0].LinkIndex)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if link.Attrs().Name != "nat64" || r[0].Src.String() != source || link.Attrs().MTU != 1520 {
+				t.Errorf("to %s: through %s (MTU %d) from %s, want %s", to, link.Attrs().Name, link.Attrs().MTU, r[0].Src, source)
+			}
+		}
+	}
+	expect(own.String())
+	four, err := netlink.LinkByName("four")
+	if err != nil {
+		t.Fatal(err)
+	}
+	global := &netlink.Addr{IPNet: &net.IPNet{IP: net.ParseIP("2001:db8::1"), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD}
+	if err := netlink.AddrAdd(four, global); err != nil {
+		t.Fatal(err)
+	}
+	expect("2001:db8::1")
+	if err := netlink.AddrDel(four, global); err != nil {
+		t.Fatal(err)
+	}
+	expect(own.String())
+	if err := SetTUNMTU("nat64", 1400); err != nil {
+		t.Fatal(err)
+	}
+	if link, _ := netlink.LinkByName("nat64"); link.Attrs().MTU != 1400 {
+		t.Errorf("MTU %d", link.Attrs().MTU)
+	}
+}
+
+// A route that somebody else made is not taken from them.
+func TestRouteIsTaken(t *testing.T) {
+	inNamespace(t)
+	newTUN(t)
+	four, err := netlink.LinkByName("four")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: four.Attrs().Index, Dst: &net.IPNet{IP: net.ParseIP("64:ff9b::"), Mask: net.CIDRMask(96, 128)}}); err != nil {
+		t.Fatal(err)
+	}
+	err = SetUpTUN(TUN{Name: "nat64", Pool6: []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96")}, LocalIPv6: LocalIPv6([6]byte{1})})
+	if err == nil || !strings.Contains(err.Error(), "another route") {
+		t.Errorf("with another route for the prefix: %v", err)
+	}
+}
+
+func read(t *testing.T, name string) string {
 	t.Helper()
 	b, err := os.ReadFile("/proc/sys/net/" + name)
 	if err != nil {
