@@ -19,7 +19,7 @@ const linkInterval = 200 * time.Millisecond
 func (d *daemon) followLinks(ctx context.Context, t *translator) error {
 	tick := time.NewTicker(linkInterval)
 	defer tick.Stop()
-	seen := t.hops.Load()
+	seen, tunMTU := t.hops.Load(), 0
 	d.warnOfMTU(seen.IPv6)
 	d.warnOfMTU(seen.IPv4)
 	for {
@@ -43,19 +43,25 @@ func (d *daemon) followLinks(ctx context.Context, t *translator) error {
 				d.log.Error("the filter does not follow", "interface", l[1].Name, "error", err)
 			}
 		}
-		d.followMTU(t, seen.IPv4.MTU, now.IPv4.MTU)
+		tunMTU = d.followMTU(t, tunMTU, now.IPv4.MTU)
 		seen = now
 	}
 }
 
-// followMTU gives the TUN device the MTU that fits the IPv4 link.
-func (d *daemon) followMTU(t *translator, seen, now uint32) {
-	if !d.cfg.LocalTraffic || seen == now {
-		return
+// followMTU gives the TUN device the MTU that fits the IPv4 link, and what the
+// configuration says of it, and returns which it has now.
+func (d *daemon) followMTU(t *translator, has int, mtu4 uint32) int {
+	if !d.cfg.LocalTraffic {
+		return has
 	}
-	if err := host.SetTUNMTU(t.tun.Name(), d.tunMTU(now)); err != nil {
+	want := d.tunMTU(mtu4)
+	if has == want {
+		return has
+	}
+	if err := host.SetTUNMTU(t.tun.Name(), want); err != nil {
 		d.log.Error("the TUN device does not follow", "error", err)
 	}
+	return want
 }
 
 // warnOfMTU says when peers may send what fits no frame. The kernel drops that

@@ -46,7 +46,7 @@ func (d *daemon) tunConfig(t *translator) host.TUN {
 // tunMTU is what the host may send through the device, so that it needs no
 // Packet Too Big for the link behind it.
 func (d *daemon) tunMTU(mtu4 uint32) int {
-	if m := uint32(d.cfg.MTU.IPv4); m != 0 {
+	if m := uint32(d.settings.now.Load().MTU.IPv4); m != 0 {
 		mtu4 = min(mtu4, m)
 	}
 	return int(dataplane.LocalMTU(mtu4, d.cfg.XDP.FrameSize))

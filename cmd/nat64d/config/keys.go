@@ -69,6 +69,7 @@ var keys = []key{
 	{"traffic_class", Live, func(c *Config) any { return c.TrafficClass }},
 	{"static_bib", Reload, func(c *Config) any { return staticTexts(c.StaticBIB) }},
 	{"hairpin", Live, func(c *Config) any { return c.Hairpin }},
+	{"local_traffic", Restart, func(c *Config) any { return c.LocalTraffic }},
 	{"timeouts.udp", Live, func(c *Config) any { return span(c.Timeouts.UDP) }},
 	{"timeouts.icmp", Live, func(c *Config) any { return span(c.Timeouts.ICMP) }},
 	{"timeouts.tcp_established", Live, func(c *Config) any { return span(c.Timeouts.TCPEstablished) }},

@@ -132,6 +132,16 @@ func TestLocalTrafficFollowsMTU(t *testing.T) {
 			t.Errorf("ping that fills an MTU of %d: %+v, %v", mtu, a, err)
 		}
 	}
+	if out, err := w.d.Ctl(w.ctx, "set", "mtu.ipv4", "1400"); err != nil {
+		t.Fatalf("set: %v: %s", err, out)
+	}
+	w.eventually("the device follows a setting", 10*time.Second, func() error {
+		all, err := w.nat64.Interfaces()
+		if err == nil && all["nat64"].MTU != 1420 {
+			err = fmt.Errorf("MTU %d, want 1420", all["nat64"].MTU)
+		}
+		return err
+	})
 }
 
 // The host's own packets reach several workers through a queue for each.
