@@ -104,37 +104,6 @@ func TestMakeTargetsExist(t *testing.T) {
 	}
 }
 
-// TestConformanceFixtures: what stands in the last column of the tables of
-// docs/conformance.md and is no test is a fixture of dataplane/xlat.
-func TestConformanceFixtures(t *testing.T) {
-	named := 0
-	for line := range strings.Lines(documents(t)["docs/conformance.md"]) {
-		cells := strings.Split(strings.TrimSpace(line), " | ")
-		if !strings.HasPrefix(line, "| ") || len(cells) < 4 {
-			continue
-		}
-		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(cells[len(cells)-1], -1) {
-			if testName.MatchString(m[0]) {
-				continue
-			}
-			named++
-			found := 0
-			for _, form := range []string{"4-%.hex", "6-%.hex", "4-%-46.hex", "6-%-64.hex"} {
-				file := filepath.Join(root, "dataplane/xlat/testdata", strings.Replace(form, "%", m[1], 1))
-				if _, err := os.Stat(file); err == nil {
-					found++
-				}
-			}
-			if found == 0 {
-				t.Errorf("there is no fixture %s", m[1])
-			}
-		}
-	}
-	if named < 20 {
-		t.Errorf("conformance.md names %d fixtures; there were more", named)
-	}
-}
-
 // anchors are the headings of a document as links name them.
 func anchors(text string) map[string]bool {
 	found := map[string]bool{}
