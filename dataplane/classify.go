@@ -56,9 +56,10 @@ func (w *Worker) refuseICMP(m *meta) {
 
 // refuseProtocol deals with what is neither TCP, UDP nor ICMP. Handoff servers
 // get it over the control channel, and so does, within limits, any host that
-// sends such a packet (handoff draft §8). Otherwise it answers a client that tries a protocol no NAT64 can carry
-// with ICMPv6 Parameter Problem "unrecognized Next Header" (protocol.md §6);
-// on the IPv4 side with Protocol Unreachable (RFC 1122 §3.2.2.1).
+// sends such a packet (handoff draft §8). Otherwise it answers as RFC 6146 §3.4
+// asks: on the IPv4 side with Protocol Unreachable, on the IPv6 side with Port
+// Unreachable. Only with handoff on does a client get Parameter Problem
+// "unrecognized Next Header" (protocol.md §6).
 func (w *Worker) refuseProtocol(m *meta) {
 	if m.dir == V6ToV4 && w.capable(m.server) {
 		w.tunnel6(m, w.ofSource(m), 0)
@@ -68,10 +69,13 @@ func (w *Worker) refuseProtocol(m *meta) {
 		w.tunnel4(m, m.p.Src4)
 		return
 	}
-	if m.dir == V6ToV4 {
-		w.answer6(m, 4, 1, nextHeaderOffset)
-	} else {
+	switch {
+	case m.dir == V4ToV6:
 		w.answer4(m, 3, 2, 0)
+	case w.handoff != nil:
+		w.answer6(m, 4, 1, nextHeaderOffset)
+	default:
+		w.answer6(m, 1, 4, 0)
 	}
 	w.drop(m, DropProtocol)
 }

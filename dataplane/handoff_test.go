@@ -213,6 +213,23 @@ func TestFilteringOfCapableServers(t *testing.T) {
 	}
 }
 
+// A protocol that cannot be carried: RFC 6146 §3.4 without handoff, protocol.md
+// §6 with it, as long as the server speaks no handoff.
+func TestRefusedProtocolAnswer(t *testing.T) {
+	sctp := patched(udp6(t, clientA, 1, serverA, 1, nil), 6, 132)
+	for on, want := range map[bool][8]byte{false: {1, 4, 6: 0, 7: 0}, true: {4, 1, 6: 0, 7: 6}} {
+		r := newRig(t, setup{handoff: on})
+		out6, out4 := r.from6(sctp)
+		none(t, out4)
+		one(t, out6)
+		got := [8]byte(out6[0][14+40:])
+		got[2], got[3] = 0, 0 // checksum
+		if got != want {
+			t.Errorf("handoff %t: ICMPv6 %x, want %x", on, got, want)
+		}
+	}
+}
+
 // What a server has translated leaves as it is.
 func TestTranslatedPacketsPassOn(t *testing.T) {
 	r := newRig(t, setup{handoff: true})
