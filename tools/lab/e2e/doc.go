@@ -14,6 +14,8 @@
 // The tests of handoff (handoff_*_test.go) run handoffd in the servers' hosts.
 // Their long forms are behind flags, see handoff_test.go and `make soak`.
 //
+// Where a test says judged, Wireshark looks at every link, too (judge_test.go).
+//
 // Whatever a test is about, every test also fails when nat64d's counters do
 // not add up, when a packet that it sent has a wrong checksum, when it does
 // not stop cleanly, or when it leaves anything behind.

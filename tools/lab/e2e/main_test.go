@@ -94,6 +94,7 @@ type world struct {
 	nat64  lab.Host
 
 	captures []*lab.Capture
+	judge    func(file string) // looks at each capture, too; may be nil
 	before   footprint
 }
 
@@ -195,6 +196,9 @@ func (w *world) finish() {
 		}
 		if err := all.file(c.File); err != nil {
 			w.t.Error(err)
+		}
+		if w.judge != nil {
+			w.judge(c.File)
 		}
 	}
 	for _, bad := range all.bad {

@@ -43,7 +43,7 @@ func TestProgramPing(t *testing.T) {
 
 func TestProgramTraceroute(t *testing.T) {
 	need(t, "traceroute")
-	w := routed(t)
+	w := judged(t, lab.Options{Routers: true})
 	for _, method := range []string{"-U", "-I", "-T"} { // UDP, ICMP, TCP
 		out := w.output(w.client, "traceroute", "-6", "-n", "-q", "1", method, lab.Embed(w.Server()).String())
 		for _, hop := range []netip.Addr{w.Address("r6", "client"), w.Address("nat64", lab.IPv6Interface), lab.Embed(lab.R4IPv4), lab.Embed(w.Server())} {
@@ -66,32 +66,40 @@ func TestProgramCurl(t *testing.T) {
 
 func TestProgramIperf3(t *testing.T) {
 	need(t, "iperf3")
-	w := plain(t)
-	server := exec.CommandContext(w.ctx, "iperf3", "--server", "--bind", w.Server().String())
-	w.must(w.server.Start(server))
+	w := judged(t, lab.Options{}, static("tcp", 5201, 5201), static("udp", 5201, 5201))
+	w.iperf3(w.server, w.Server(), w.client, lab.Embed(w.Server()))
+	w.iperf3(w.client, w.Client(), w.server, lab.Pool4)
+}
+
+// iperf3 runs a server in one host and all kinds of transfer from another.
+func (w *world) iperf3(at lab.Host, bind netip.Addr, from lab.Host, to netip.Addr) {
+	w.t.Helper()
+	server := exec.CommandContext(w.ctx, "iperf3", "--server", "--bind", bind.String())
+	w.must(at.Start(server))
 	defer func() {
 		_ = server.Process.Kill()
 		_ = server.Wait()
 	}()
 	w.eventually("iperf3's server listens", 10*time.Second, func() error {
-		c, err := w.server.DialContext(w.ctx, "tcp", netip.AddrPortFrom(w.Server(), 5201).String())
+		c, err := at.DialContext(w.ctx, "tcp", netip.AddrPortFrom(bind, 5201).String())
 		if err == nil {
 			c.Close()
 		}
 		return err
 	})
-	for _, mode := range [][]string{nil, {"--reverse"}, {"--udp", "--bitrate", "20M", "--length", "1400"}} {
+	udp := []string{"--udp", "--bitrate", "20M", "--length", "1400"}
+	for _, mode := range [][]string{nil, {"--reverse"}, udp, append([]string{"--reverse"}, udp...)} {
 		var out string
 		// The server may still be busy with the connection of the last one.
 		w.eventually("iperf3 "+strings.Join(mode, " "), 30*time.Second, func() (err error) {
-			args := append([]string{"--client", lab.Embed(w.Server()).String(), "--time", "2"}, mode...)
-			if out, err = w.client.Output(w.ctx, "iperf3", args...); err != nil {
+			args := append([]string{"--client", to.String(), "--time", "1"}, mode...)
+			if out, err = from.Output(w.ctx, "iperf3", args...); err != nil {
 				err = errors.New(out)
 			}
 			return err
 		})
 		if !strings.Contains(out, "receiver") {
-			t.Errorf("iperf3 %v printed:\n%s", mode, out)
+			w.t.Errorf("iperf3 %v to %s printed:\n%s", mode, to, out)
 		}
 	}
 }
