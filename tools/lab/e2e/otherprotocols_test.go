@@ -34,9 +34,9 @@ var otherProtocols = []struct {
 	{"experiment", 253, []byte("an experiment")},
 }
 
-// refusedWith sends a packet of a protocol and waits for the ICMP error about
+// answerTo sends a packet of a protocol and waits for the ICMP error about
 // it.
-func (w *world) refusedWith(h lab.Host, network string, to netip.Addr, number int, packet []byte) (icmp.Type, int, error) {
+func (w *world) answerTo(h lab.Host, network string, to netip.Addr, number int, packet []byte) (icmp.Type, int, error) {
 	icmpNetwork, protocol := "ip6:58", 58
 	if network == "ip4" {
 		icmpNetwork, protocol = "ip4:1", 1
@@ -77,7 +77,7 @@ func (w *world) refusedWith(h lab.Host, network string, to netip.Addr, number in
 func TestOtherProtocolsAreRefused(t *testing.T) {
 	w := judged(t, lab.Options{}, withoutHandoff)
 	for _, p := range otherProtocols {
-		kind, code, err := w.refusedWith(w.client, "ip6", lab.Embed(w.Server()), p.number, p.packet)
+		kind, code, err := w.answerTo(w.client, "ip6", lab.Embed(w.Server()), p.number, p.packet)
 		if err != nil || kind != ipv6.ICMPTypeDestinationUnreachable || code != 4 {
 			t.Errorf("%s from the client: %v, code %d, error %v, want Destination Unreachable, code 4", p.name, kind, code, err)
 		}
@@ -86,7 +86,7 @@ func TestOtherProtocolsAreRefused(t *testing.T) {
 		if p.name == "UDP-Lite" {
 			continue
 		}
-		kind, code, err = w.refusedWith(w.server, "ip4", lab.Pool4, p.number, p.packet)
+		kind, code, err = w.answerTo(w.server, "ip4", lab.Pool4, p.number, p.packet)
 		if err != nil || kind != ipv4.ICMPTypeDestinationUnreachable || code != 2 {
 			t.Errorf("%s from the server: %v, code %d, error %v, want Protocol Unreachable", p.name, kind, code, err)
 		}
@@ -94,12 +94,6 @@ func TestOtherProtocolsAreRefused(t *testing.T) {
 	if s := w.stats(); s.Drops["protocol"] == 0 {
 		t.Errorf("drops: %v", reasons(s))
 	}
-}
-
-// withoutHandoff switches the handoff protocol off.
-func withoutHandoff(config map[string]any) {
-	handoff := config["handoff"].(map[string]any)
-	handoff["enabled"] = false
 }
 
 // A protocol of the kernel's own, whose sockets say what the error meant.
