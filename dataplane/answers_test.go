@@ -22,7 +22,7 @@ import (
 var answersTo = map[DropReason]string{
 	DropSourceRoute:     "3/5 to " + serverA,
 	DropSegmentsLeft:    "4/0 to " + clientA + " at 43",
-	DropProtocol:        "4/1 to " + clientA + " at 6",
+	DropProtocol:        "1/4 to " + clientA,
 	DropDenied:          "1/1 to " + clientA,
 	DropWellKnownPrefix: "1/1 to " + clientA,
 	DropNoMapping:       "3/1 to " + serverA,
@@ -159,7 +159,7 @@ func TestAnswersInDetail(t *testing.T) {
 		{"nine headers", setup{}, "4/8 to " + clientA + " at 104", send6(extended(t, 60, chain(9, 17), 0, make([]byte, 8)))},
 		{"nine headers, ICMPv6 error", setup{}, "", send6(extended(t, 60, chain(9, 58), 0, errorHeader))},
 		{"hop-by-hop options second", setup{}, "4/1 to " + clientA + " at 40", send6(extended(t, 60, []byte{0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0}, 0, make([]byte, 8)))},
-		{"no next header", setup{}, "4/1 to " + clientA + " at 6", send6(extended(t, 59, nil, 0, nil))},
+		{"no next header", setup{}, "1/4 to " + clientA, send6(extended(t, 59, nil, 0, nil))},
 		{"hop limit 0", setup{}, "3/0 to " + clientA, send6(with6(t, func(ip *layers.IPv6) { ip.HopLimit = 0 }))},
 		{"hop limit 1, ICMPv6 error", setup{}, "", func(t *testing.T, r *rig) {
 			out6, _ := r.from4(udp4(t, serverA, 4001, mappedA, r.mappedUDP(t, serverA), nil))

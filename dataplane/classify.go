@@ -72,7 +72,7 @@ func (w *Worker) refuseProtocol(m *meta) {
 	switch {
 	case m.dir == V4ToV6:
 		w.answer4(m, 3, 2, 0)
-	case w.handoff != nil:
+	case w.rules.Handoff:
 		w.answer6(m, 4, 1, nextHeaderOffset)
 	default:
 		w.answer6(m, 1, 4, 0)

@@ -89,6 +89,7 @@ func newRig(t *testing.T, s setup) *rig {
 		Hairpin:       true,
 		Translation:   xlat.Options{TrafficClassFromTOS: true, UDPZeroCompute: true},
 		LowestIPv6MTU: 1280, ICMPErrorsPerSecond: 1000,
+		Handoff: s.handoff,
 	}
 	if s.rules != nil {
 		s.rules(r.rules)

@@ -23,6 +23,7 @@ type Rules struct {
 	// ErrorsFromDestination: translated ICMP errors come from the far end of the
 	// session (RFC 6146 §3.6.1), not from the router that sent them.
 	ErrorsFromDestination bool
+	Handoff               bool // handoff.enabled: its draft says what a refused protocol is answered with
 
 	Translation   xlat.Options
 	LowestIPv6MTU uint32

@@ -26,6 +26,7 @@ func rulesFrom(c *config.Config) (*dataplane.Rules, error) {
 		MSS:              mssFrom(c.TCPMSSClamp),
 
 		ErrorsFromDestination: c.ICMPErrorSource == "destination",
+		Handoff:               c.Handoff.Enabled,
 
 		LowestIPv6MTU:       uint32(c.LowestIPv6MTU),
 		MTU:                 [2]uint32{uint32(c.MTU.IPv6), uint32(c.MTU.IPv4)},
