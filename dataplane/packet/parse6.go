@@ -102,6 +102,9 @@ func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status
 		p.L4 = uint16(at)
 		switch p.Proto {
 		case ProtoHopByHop, ProtoDestOptions, ProtoRouting:
+			if p.FragHeader != 0 && !quoted {
+				return at, BadExtensionHeader // RFC 7915 §5.1.1: nothing but the upper layer may follow it
+			}
 		case ProtoFragment:
 			if s := fragment(b, at, end, p, quoted); s != Good || p.Kind == KindFragment {
 				return at, s
@@ -190,8 +193,11 @@ func fragmentGeometry(p *Parsed, n int) Status {
 	if !p.MoreFrags && p.FragOffset == 0 { // RFC 6946: atomic, a whole packet
 		return Good
 	}
-	if n == 0 || p.MoreFrags && n%8 != 0 || int(p.FragOffset)+n > math.MaxUint16 {
+	if n == 0 || p.MoreFrags && n%8 != 0 {
 		return BadFragment
+	}
+	if int(p.FragOffset)+n > math.MaxUint16 {
+		return LongFragment
 	}
 	return Good
 }

@@ -107,8 +107,6 @@ func TestParse6(t *testing.T) {
 			L4: 48, End: 50, Kind: KindFragment, Proto: 17, FragHeader: 40, FragOffset: 104, ID: 0xdeadcafe}},
 		{"atomic fragment", ipv6(44, "11 00 0000 deadcafe", udp6), Parsed{
 			L4: 48, End: 60, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443, FragHeader: 40, ID: 0xdeadcafe}},
-		{"fragment of options and UDP", ipv6(44, "3c 00 0001 deadcafe", pad60, "9c40 01bb 0400 abcd"), Parsed{
-			L4: 56, End: 64, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443, FragHeader: 40, MoreFrags: true, ID: 0xdeadcafe}},
 		{"eight extension headers", ipv6(60, strings.Repeat("3c00 0104 00000000", 7), pad60, udp6), Parsed{
 			L4: 104, End: 116, Kind: KindUDP, Proto: 17, SrcPort: 40000, DstPort: 443}},
 	} {
@@ -154,12 +152,14 @@ func TestParse6Refuses(t *testing.T) {
 		{"hop-by-hop options behind others", ipv6(60, "0000 0104 00000000", pad60, udp6), MisplacedHopByHop},
 		{"nine extension headers", ipv6(60, strings.Repeat("3c00 0104 00000000", 8), pad60, udp6), TooManyHeaders},
 		{"two fragment headers", ipv6(44, "2c 00 0000 deadcafe", "11 00 0000 deadcafe", udp6), BadExtensionHeader},
+		{"options behind a fragment header", ipv6(44, "3c 00 0001 deadcafe", pad60, "9c40 01bb 0400 abcd"), BadExtensionHeader},
+		{"options behind an atomic fragment's header", ipv6(44, "3c 00 0000 deadcafe", pad60, udp6), BadExtensionHeader},
 		{"half a fragment header", ipv6(44, "11 00 0000"), BadExtensionHeader},
 		{"fragment of 7 octets with more to come", ipv6(44, "11 00 0069 deadcafe", "00112233445566"), BadFragment},
 		{"empty fragment", ipv6(44, "11 00 0068 deadcafe"), BadFragment},
-		{"fragment beyond 65535 octets", ipv6(44, "11 00 fff8 deadcafe", "0011223344556677"), BadFragment},
-		{"first fragment that cuts TCP", ipv6(44, "06 00 0001 deadcafe", tcpCut), BadFragment},
-		{"first fragment that cuts TCP options", ipv6(44, "06 00 0001 deadcafe", strings.Replace(tcp6, "5018", "7018", 1)), BadFragment},
+		{"fragment beyond 65535 octets", ipv6(44, "11 00 fff8 deadcafe", "0011223344556677"), LongFragment},
+		{"first fragment that cuts TCP", ipv6(44, "06 00 0001 deadcafe", tcpCut), TinyFragment},
+		{"first fragment that cuts TCP options", ipv6(44, "06 00 0001 deadcafe", strings.Replace(tcp6, "5018", "7018", 1)), TinyFragment},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var p Parsed
@@ -306,8 +306,8 @@ func TestParse4Refuses(t *testing.T) {
 		{"UDP length beyond the packet", ipv4(17, 0, "", "9c40 01bb 0009 abcd"), BadHeaderLength},
 		{"fragment of 7 octets with more to come", ipv4(17, 0x200d, "", "00112233445566"), BadFragment},
 		{"empty fragment", ipv4(17, 0x000d, ""), BadFragment},
-		{"fragment beyond 65535 octets", ipv4(17, 0x1fff, "", "0011223344556677"), BadFragment},
-		{"first fragment that cuts TCP", ipv4(6, 0x2000, "", tcpCut), BadFragment},
+		{"fragment beyond 65535 octets", ipv4(17, 0x1fff, "", "0011223344556677"), LongFragment},
+		{"first fragment that cuts TCP", ipv4(6, 0x2000, "", tcpCut), TinyFragment},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var p Parsed
@@ -390,7 +390,7 @@ func TestStatusRows(t *testing.T) {
 		}
 		seen[s.String()] = true
 	}
-	if beyond := Status(NumStatus); beyond.String() != "unknown" || beyond.Section() != "" || MisplacedHopByHop != beyond-1 {
+	if beyond := Status(NumStatus); beyond.String() != "unknown" || beyond.Section() != "" || LongFragment != beyond-1 {
 		t.Error("the table ends before the statuses do")
 	}
 }

@@ -17,6 +17,8 @@ const (
 	BadFragment               // impossible fragment geometry
 	TooManyHeaders            // more IPv6 extension headers than are read
 	MisplacedHopByHop         // hop-by-hop options behind another extension header
+	TinyFragment              // a first fragment without its whole upper-layer header (RFC 1858, RFC 7112)
+	LongFragment              // a fragment that reaches beyond the largest packet
 )
 
 // Kind is what the translator does with the packet's upper layer.
@@ -57,6 +59,10 @@ type Parsed struct {
 	FragOffset uint16 // octets
 	FragHeader uint16
 	ID         uint32
+
+	// Whole is the upper layer's length in all fragments together. No single
+	// fragment says it: whoever has them all sets it; zero while unknown.
+	Whole uint16
 
 	// IPv6 addresses as two big-endian words each; unused for IPv4.
 	SrcHi, SrcLo, DstHi, DstLo uint64

@@ -16,6 +16,8 @@ var statusRows = [...]statusRow{
 	BadFragment:        {"bad-fragment", "RFC 791 §3.2, RFC 8200 §4.5"},
 	TooManyHeaders:     {"too-many-headers", "RFC 8883 §3.1"},
 	MisplacedHopByHop:  {"misplaced-hop-by-hop", "RFC 8200 §4.1"},
+	TinyFragment:       {"tiny-fragment", "RFC 1858 §3, RFC 7112 §5"},
+	LongFragment:       {"long-fragment", "RFC 791 §3.1, RFC 8200 §4.5"},
 }
 
 // NumStatus is the number of Status values, for tables indexed by them.

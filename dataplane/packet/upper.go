@@ -35,7 +35,7 @@ func upper4(b []byte, l4, end int, p *Parsed) Status {
 // first fragment that is the fragment's fault (RFC 7112 §5, RFC 1858 §3).
 func cutHeader(p *Parsed) Status {
 	if p.MoreFrags {
-		return BadFragment
+		return TinyFragment
 	}
 	return Truncated
 }
@@ -71,7 +71,7 @@ func tcp(b []byte, l4, end int, p *Parsed) Status {
 	}
 	if n > end-l4 {
 		if p.MoreFrags {
-			return BadFragment
+			return TinyFragment
 		}
 		return BadHeaderLength
 	}

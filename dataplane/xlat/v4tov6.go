@@ -9,7 +9,7 @@ import (
 // V4ToV6 translates the packet p in b into the IPv6 packet that the flow says
 // (RFC 7915 §4.1) and returns where that starts; it ends at p.End. b must
 // reach 20 octets (for fragments 28) further to the front than the packet.
-// TCP, UDP and echo messages; fragments other than the first pass with
+// TCP, UDP and echo messages (in fragments only with p.Whole set); fragments other than the first pass with
 // addresses only. The TTL was checked to be more than one by the caller, and
 // so was the size: see Size6 and NextFragment6.
 func V4ToV6(b []byte, p *packet.Parsed, f *Flow46, o *Options) (start int, s Status) {
@@ -36,14 +36,20 @@ func V4ToV6(b []byte, p *packet.Parsed, f *Flow46, o *Options) (start int, s Sta
 		binary.BigEndian.PutUint32(u, uint32(f.SrcPort)<<16|uint32(f.DstPort))
 		binary.BigEndian.PutUint16(u[packet.TCPChecksum:], packet.UpdateChecksum(ck, f.Delta))
 	case packet.KindEchoRequest, packet.KindEchoReply:
+		n := len(u)
 		if p.MoreFrags {
-			return 0, FragmentedICMP
+			if n = int(p.Whole); n == 0 {
+				return 0, FragmentedICMP
+			}
 		}
 		proto = packet.ProtoICMPv6
-		echo46(u, len(u), f.DstPort, f.Delta)
+		echo46(u, n, f.DstPort, f.Delta)
 	case packet.KindFragment:
 		if s := fragmentTail(p, packet.ProtoICMP); s != OK {
 			return 0, s
+		}
+		if proto == packet.ProtoICMP {
+			proto = packet.ProtoICMPv6
 		}
 	default:
 		return 0, UnsupportedProtocol

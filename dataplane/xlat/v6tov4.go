@@ -33,14 +33,20 @@ func V6ToV4(b []byte, p *packet.Parsed, f *Flow64, o *Options) (start int, s Sta
 		binary.BigEndian.PutUint32(u, uint32(f.SrcPort)<<16|uint32(f.DstPort))
 		binary.BigEndian.PutUint16(u[packet.TCPChecksum:], packet.UpdateChecksum(ck, f.Delta))
 	case packet.KindEchoRequest, packet.KindEchoReply:
+		n := len(u)
 		if p.MoreFrags {
-			return 0, FragmentedICMP
+			if n = int(p.Whole); n == 0 {
+				return 0, FragmentedICMP
+			}
 		}
 		proto = packet.ProtoICMP
-		echo64(u, len(u), f.SrcPort, f.Delta)
+		echo64(u, n, f.SrcPort, f.Delta)
 	case packet.KindFragment:
 		if s := fragmentTail(p, packet.ProtoICMPv6); s != OK {
 			return 0, s
+		}
+		if proto == packet.ProtoICMPv6 {
+			proto = packet.ProtoICMP
 		}
 	default:
 		return 0, UnsupportedProtocol
@@ -118,14 +124,17 @@ func nonZero(ck uint16) uint16 {
 }
 
 // fragmentTail judges a fragment other than the first, which is passed without
-// a look at its content. ICMP in fragments is not translated: its checksum
-// cannot be (RFC 7915 §1.2).
+// a look at its content. ICMP in fragments is translated only when all of the
+// message is known: its first fragment needs the whole length for its checksum.
 func fragmentTail(p *packet.Parsed, icmp uint8) Status {
 	switch p.Proto {
 	case packet.ProtoTCP, packet.ProtoUDP:
 		return OK
 	case icmp:
-		return FragmentedICMP
+		if p.Whole == 0 {
+			return FragmentedICMP
+		}
+		return OK
 	}
 	return UnsupportedProtocol
 }
