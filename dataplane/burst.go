@@ -70,6 +70,13 @@ type meta struct {
 	v64  conntrack.View64 // lookup
 	v46  conntrack.View46 // lookup
 
+	role    role        // rx, fragments
+	home    uint8       // rx, roleForeign: the worker that has the datagram
+	outcome outcome     // valid for roleFirst and roleForeign
+	reason  DropReason  // parse for roleSpoilt; drop
+	ref     datagramRef // rx, fragments: roleFirst, roleForeign
+	what    decision    // rx, fragments: roleFollower; of a first fragment only whole and peer
+
 	hop        *nexthop.Hop // translate
 	start, end int          // translate: the outgoing IP packet
 }
@@ -78,6 +85,7 @@ type meta struct {
 // worker; nothing in it survives the round.
 type burst struct {
 	n     int
+	frags int // classify: how many are fragments
 	meta  [BurstSize]meta
 	descs [BurstSize]ring.Desc
 }
@@ -88,7 +96,7 @@ func (b *burst) add(u *ring.UMEM, d ring.Desc, v via) *meta {
 	b.n++
 	m.frame = u.Frame(d.Addr)
 	m.addr, m.len = d.Addr, d.Len
-	m.verdict, m.via, m.waited = undecided, v, false
+	m.verdict, m.via, m.waited, m.role = undecided, v, false, roleNone
 	return m
 }
 

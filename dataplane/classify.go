@@ -6,6 +6,7 @@ import "handoff64/dataplane/packet"
 // from the tables. The XDP filter has already left to the kernel what is the
 // host's; what arrives here and is not for the NAT64 is dropped by name.
 func (w *Worker) classify(b *burst) {
+	b.frags = 0
 	for i := range b.n {
 		m := &b.meta[i]
 		if m.verdict != undecided {
@@ -27,8 +28,9 @@ func (w *Worker) classify(b *burst) {
 			w.drop(m, DropNotPool4)
 			continue
 		}
-		if m.p.MoreFrags || m.p.FragOffset != 0 {
-			w.drop(m, DropFragment)
+		if isFragment(&m.p) {
+			w.classifyFragment(m)
+			b.frags++
 			continue
 		}
 		switch m.p.Kind {
@@ -41,6 +43,18 @@ func (w *Worker) classify(b *burst) {
 		default:
 			w.refuseProtocol(m)
 		}
+	}
+}
+
+// classifyFragment leaves fragments to their own step (fragments.go), but for
+// those over IPv4 of a protocol without ports: each of them says what it is.
+func (w *Worker) classifyFragment(m *meta) {
+	switch {
+	case m.dir == V6ToV4 || m.p.Proto == packet.ProtoTCP || m.p.Proto == packet.ProtoUDP || m.p.Proto == packet.ProtoICMP:
+	case m.via == viaPort && w.rules.Host.hasProtocol(m.p.Proto):
+		w.pass(m)
+	default:
+		w.refuseProtocol(m)
 	}
 }
 

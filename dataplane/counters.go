@@ -39,7 +39,7 @@ type Counters struct {
 	Translated         [directions]uint64
 	Passed             [families]uint64
 	Generated          uint64 // ICMP errors and additional fragments made here
-	Parked             uint64 // waiting for a next hop, or on the way to another worker
+	Parked             uint64 // waiting for a next hop, for other fragments, or on the way to another worker
 	Suppressed         uint64 // ICMP errors not sent because of the rate limit
 	NotifyLost         uint64 // notifications that found the ring to the handoff worker full
 	EntryLost          uint64 // entries of servers that found no room

@@ -21,11 +21,21 @@ const (
 	DropNotPool4
 	DropSourceInPool6
 	DropBadSource
-	DropFragment
 	DropProtocol
 	DropICMPType
 	DropICMPChecksum
 	DropQuote
+
+	DropFragmentTiny
+	DropFragmentTooLong
+	DropFragmentTooMany
+	DropFragmentOverlap
+	DropFragmentDuplicate
+	DropFragmentICMP
+	DropFragmentNoFirst
+	DropFragmentIncomplete
+	DropFragmentLimit
+	DropFragmentNoSession
 
 	DropDenied
 	DropWellKnownPrefix
@@ -94,11 +104,21 @@ var reasonTable = [dropReasons]Reason{
 	DropNotPool4:      {"not_pool4", "classify", "The IPv4 destination is not a pool4 address.", "RFC 6146 §3.5"},
 	DropSourceInPool6: {"source_in_pool6", "classify", "The IPv6 source lies in a pool6 prefix: a loop or a forgery.", "RFC 6146 §3.5"},
 	DropBadSource:     {"bad_source", "classify", "The source cannot be a unicast host (multicast, unspecified, loopback, link-local, broadcast).", "RFC 7915 §4.1, RFC 4291 §2"},
-	DropFragment:      {"fragment", "classify", "Fragments are not translated by this version.", "RFC 6146 §3.4"},
 	DropProtocol:      {"protocol", "classify", "The protocol is neither TCP, UDP nor ICMP.", "RFC 6146 §3.5"},
 	DropICMPType:      {"icmp_type", "classify", "An ICMP message that has no counterpart on the other side.", "RFC 7915 §4.2, §5.2"},
 	DropICMPChecksum:  {"icmp_checksum", "classify", "The checksum of an ICMP error is wrong.", "RFC 5508 §5"},
 	DropQuote:         {"icmp_quote", "classify", "The packet quoted in an ICMP error cannot be read or translated.", "RFC 5508 §5, RFC 7915 §4.3"},
+
+	DropFragmentTiny:       {"fragment_tiny", "fragments", "The first fragment of a datagram without its whole TCP, UDP or ICMP header, or a later one inside a TCP header.", "RFC 1858 §3, RFC 3128, RFC 7112 §5"},
+	DropFragmentTooLong:    {"fragment_too_long", "fragments", "A fragment reaches beyond 65,535 octets.", "RFC 791 §3.1, RFC 8200 §4.5"},
+	DropFragmentTooMany:    {"fragment_too_many", "fragments", "A datagram in more than 128 fragments.", "RFC 6146 §3.4"},
+	DropFragmentOverlap:    {"fragment_overlap", "fragments", "Fragments of a datagram overlap, or name two ends: all of it is refused.", "RFC 5722 §3, RFC 8200 §4.5"},
+	DropFragmentDuplicate:  {"fragment_duplicate", "fragments", "A fragment that was there already; its datagram goes on.", "RFC 8200 §4.5"},
+	DropFragmentICMP:       {"fragment_icmp", "fragments", "An ICMP message in fragments that is no echo.", "RFC 7915 §1.2"},
+	DropFragmentNoFirst:    {"fragment_no_first", "fragments", "Fragments whose first did not come, or was not decided, in time (timeouts.fragment).", "RFC 6146 §3.4"},
+	DropFragmentIncomplete: {"fragment_incomplete", "fragments", "Fragments of an echo, or of UDP without a checksum, of which not all came in time.", "RFC 6146 §3.4"},
+	DropFragmentLimit:      {"fragment_limit", "fragments", "The oldest held fragments gave way to newer ones (limits.fragments).", "RFC 6146 §3.4"},
+	DropFragmentNoSession:  {"fragment_no_session", "lookup", "The session of a datagram ended before its last fragment came.", "RFC 6146 §3.4"},
 
 	DropDenied:              {"denied_destination", "lookup", "The IPv4 destination is on the deny_ipv4 list, or can never be a host.", "RFC 6052 §5.1"},
 	DropWellKnownPrefix:     {"well_known_prefix", "lookup", "A non-global IPv4 address inside 64:ff9b::/96.", "RFC 6052 §3.1"},

@@ -98,13 +98,51 @@ func dropCases(t *testing.T) []dropCase {
 		}))},
 		{reason: DropSegmentsLeft, run: send6(routingHeader(t))},
 		{reason: DropBadExtensionHeader, run: send6(patched(with6(t, func(*layers.IPv6) {}), 6, 60, 64, 17, 0xff))},
-		{reason: DropBadFragment, run: send4(rechecksummed(patched(v4, 6, 0x3f, 0xff)))},
+		{reason: DropBadFragment, run: send4(piece4(t, 1, 16, true, make([]byte, 12), 17))},
 
 		{reason: DropNotPool6, run: send6(with6(t, func(ip *layers.IPv6) { ip.DstIP = netip.MustParseAddr(clientB).AsSlice() }))},
 		{reason: DropNotPool4, run: send4(with4(t, func(ip *layers.IPv4) { ip.DstIP = netip.MustParseAddr("192.0.2.99").AsSlice() }))},
 		{reason: DropSourceInPool6, run: send6(with6(t, func(ip *layers.IPv6) { ip.SrcIP = netip.MustParseAddr("64:ff9b::1").AsSlice() }))},
 		{reason: DropBadSource, run: send6(with6(t, func(ip *layers.IPv6) { ip.SrcIP = netip.MustParseAddr("fe80::1").AsSlice() }))},
-		{reason: DropFragment, run: send4(with4(t, func(ip *layers.IPv4) { ip.Flags = layers.IPv4MoreFragments }))},
+		{reason: DropFragmentTiny, n: 2, run: send4(piece4(t, 1, 0, true, make([]byte, 16), 6), piece4(t, 1, 16, false, []byte("x"), 6))},
+		{reason: DropFragmentTooLong, n: 2, run: send4(piece4(t, 1, 65512, false, []byte("0123"), 17), piece4(t, 1, 0, true, make([]byte, 8), 17))},
+		{reason: DropFragmentTooMany, n: maxPieces + 1, setup: setup{frames: 1024}, run: func(t *testing.T, r *rig) {
+			for i := range maxPieces + 1 {
+				r.from4(piece4(t, 1, 8+8*i, true, make([]byte, 8), 17))
+			}
+		}},
+		{reason: DropFragmentOverlap, n: 4, run: send4(piece4(t, 1, 16, true, make([]byte, 16), 17), piece4(t, 1, 40, true, make([]byte, 8), 17),
+			piece4(t, 1, 24, true, make([]byte, 16), 17), piece4(t, 1, 0, true, make([]byte, 16), 17))},
+		{reason: DropFragmentDuplicate, run: func(t *testing.T, r *rig) {
+			mapped := r.mappedUDP(t, serverA)
+			some := pieces4(t, udp4(t, serverA, 4001, mappedA, mapped, make([]byte, 32)), 5, 16)
+			r.from4(some[1], some[1], some[0], some[2])
+		}},
+		{reason: DropFragmentICMP, n: 2, run: func(t *testing.T, r *rig) {
+			r.from4(pieces4(t, quoting4(t, udp4(t, mappedA, r.mappedUDP(t, serverA), serverA, 4001, nil)), 5, 24)[:2]...)
+		}},
+		{reason: DropFragmentNoFirst, n: 2, run: func(t *testing.T, r *rig) {
+			r.from4(piece4(t, 1, 16, true, make([]byte, 16), 17), piece4(t, 2, 16, true, make([]byte, 16), 17))
+			r.now += defaultFragmentTicks + 1
+			r.poll()
+		}},
+		{reason: DropFragmentIncomplete, run: func(t *testing.T, r *rig) {
+			r.from6(pieces6(t, echo6(t, clientA, serverA, 1, 1, make([]byte, 32)), 5, 16)[0])
+			r.now += defaultFragmentTicks + 1
+			r.poll()
+		}},
+		{reason: DropFragmentLimit, setup: setup{fragments: 4}, n: 2, run: func(t *testing.T, r *rig) {
+			r.from4(piece4(t, 1, 16, true, make([]byte, 16), 17), piece4(t, 1, 32, true, make([]byte, 16), 17))
+			r.from4(piece4(t, 2, 16, true, make([]byte, 16), 17), piece4(t, 2, 32, true, make([]byte, 16), 17))
+			r.from4(piece4(t, 3, 16, true, make([]byte, 16), 17))
+		}},
+		{reason: DropFragmentNoSession, run: func(t *testing.T, r *rig) {
+			some := pieces4(t, udp4(t, serverA, 4001, mappedA, r.mappedUDP(t, serverA), make([]byte, 32)), 5, 16)
+			r.from4(some[0])
+			r.table.Flush()
+			r.poll()
+			r.from4(some[1])
+		}},
 		{reason: DropProtocol, run: send6(patched(udp, 6, 132))},
 		{reason: DropICMPType, run: send4(echo4(t, 13, serverA, mappedA, 1, 1, make([]byte, 12)))},
 		{reason: DropICMPChecksum, run: func(t *testing.T, r *rig) {

@@ -83,6 +83,13 @@ func (w *Worker) tunnel(m *meta, r conntrack.ToServer) {
 		return
 	}
 	m.verdict = gone
+	m.outcome, m.what.peer = outcomeTunnelled, r.Server
+	if m.dir == V6ToV4 {
+		m.what.peer = r.Own
+	}
+	if m.p.Kind == packet.KindTCP || m.p.Kind == packet.KindUDP {
+		m.outcome = outcomeAsked // with an entry, the server sends it back
+	}
 	w.counters.Passed[map6(m.dir)]++
 	w.told = true
 }

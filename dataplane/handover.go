@@ -19,6 +19,7 @@ type Group struct {
 type handover struct {
 	desc ring.Desc
 	via  via
+	note fragmentNote
 }
 
 // handoverRing is how many packets may be underway between two workers.
@@ -45,15 +46,7 @@ func (g *Group) join(w *Worker) { g.workers[w.id] = w }
 func (g *Group) size() int { return len(g.workers) }
 
 // giveTo hands the packet to its owner.
-func (w *Worker) giveTo(owner int, m *meta) {
-	if !w.group.rings[w.id][owner].Push(handover{ring.Desc{Addr: m.addr, Len: m.len}, m.via}) {
-		w.drop(m, DropHandoverFull)
-		return
-	}
-	m.verdict = gone
-	w.given++
-	w.gave |= 1 << owner
-}
+func (w *Worker) giveTo(owner int, m *meta) { w.push(owner, m, w.noteOf(m)) }
 
 // inbox is scratch for what other workers and the handoff worker sent.
 type inbox struct {
@@ -77,20 +70,28 @@ func (w *Worker) takeHandovers() (taken int) {
 			w.frames.Push(f)
 		}
 		n = w.group.rings[from][w.id].PopBatch(w.in.packets[:])
-		w.in.owed[from] += n
-		w.taken += uint64(n)
-		w.refund(from)
-		if n == 0 {
-			continue
-		}
 		w.main.n = 0
 		for i := range n {
-			w.main.add(w.umem, w.in.packets[i].desc, w.in.packets[i].via)
+			w.takeHandover(&w.in.packets[i])
 		}
-		w.process(&w.main)
+		w.in.owed[from] += w.main.n
+		w.taken += uint64(w.main.n)
+		w.refund(from)
+		if w.main.n > 0 {
+			w.process(&w.main)
+		}
 		taken += n
 	}
 	return taken
+}
+
+// takeHandover puts a packet into the burst, or hears what became of one.
+func (w *Worker) takeHandover(h *handover) {
+	if h.note.role == roleVerdict {
+		w.decided(h.note.ref, h.note.outcome, h.note.reason, h.note.peer)
+		return
+	}
+	w.main.add(w.umem, h.desc, h.via).noted(&h.note)
 }
 
 // refund gives free frames back for the packets that a worker sent us, as far

@@ -56,15 +56,16 @@ const kernelRing = 2 * outboxSize
 
 // setup is what a test wants different from the usual.
 type setup struct {
-	workers  int
-	frames   int
-	rules    func(*Rules)
-	table    func(*conntrack.Config)
-	hops     *nexthop.Table
-	handoff  bool
-	noKernel bool // there is no port to the host's kernel
-	local    bool // the host itself, which is box6, uses the NAT64
-	lossless bool // skip the balance check: packets are still inside at the end
+	workers   int
+	frames    int
+	rules     func(*Rules)
+	table     func(*conntrack.Config)
+	hops      *nexthop.Table
+	handoff   bool
+	noKernel  bool // there is no port to the host's kernel
+	local     bool // the host itself, which is box6, uses the NAT64
+	fragments int  // limits.fragments
+	lossless  bool // skip the balance check: packets are still inside at the end
 }
 
 func newRig(t *testing.T, s setup) *rig {
@@ -133,7 +134,7 @@ func newRig(t *testing.T, s setup) *rig {
 		}
 		c := Config{
 			ID: i, Table: r.table, Shard: r.table.Shard(i), Hops: r.hops, UMEM: umem, Frames: stack,
-			Ports: [2][]ring.Port{{p6}, {p4}}, Group: group, Rules: r.rules, Seed: 1, Handoff: r.link(i), LocalTraffic: s.local,
+			Ports: [2][]ring.Port{{p6}, {p4}}, Group: group, Rules: r.rules, Seed: 1, Fragments: s.fragments, Handoff: r.link(i), LocalTraffic: s.local,
 		}
 		if !s.noKernel {
 			c.Kernel = r.kernel[i]
@@ -227,7 +228,7 @@ func (w *Worker) places() []ring.Place {
 	for _, q := range w.parked.slots[:w.parked.n] {
 		parked = append(parked, q.desc.Addr)
 	}
-	places := []ring.Place{{Name: "parked", Frames: parked}}
+	places := []ring.Place{{Name: "parked", Frames: parked}, {Name: "held", Frames: w.datagrams.heldFrames()}}
 	if w.handoff != nil {
 		lent := drain(w.handoff.Lend)
 		for _, f := range lent {
@@ -236,6 +237,21 @@ func (w *Worker) places() []ring.Place {
 		places = append(places, ring.Place{Name: "lent", Frames: lent})
 	}
 	return places
+}
+
+// heldFrames lists the frames of fragments that wait or are to go on.
+func (t *datagrams) heldFrames() (all []uint64) {
+	for l := range t.lists {
+		for i := t.lists[l].first; i != 0; i = t.all[i].next {
+			for s := t.all[i].front; s != 0; s = t.slots[s].next {
+				all = append(all, t.slots[s].desc.Addr)
+			}
+		}
+	}
+	for s := t.head; s != 0; s = t.slots[s].next {
+		all = append(all, t.slots[s].desc.Addr)
+	}
+	return all
 }
 
 // drain empties a ring. For tests, with everything at rest.

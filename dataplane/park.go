@@ -31,6 +31,8 @@ type parkedPacket struct {
 	desc  ring.Desc
 	since conntrack.Tick
 	via   via
+	role  role
+	what  decision
 }
 
 // hold parks the packet: the first one to a host must not be lost to address
@@ -48,7 +50,13 @@ func (w *Worker) hold(m *meta) {
 	case !m.waited:
 		m.since = w.now
 	}
-	p.slots[p.n] = parkedPacket{ring.Desc{Addr: m.addr, Len: m.len}, m.since, m.via}
+	q := &p.slots[p.n]
+	*q = parkedPacket{desc: ring.Desc{Addr: m.addr, Len: m.len}, since: m.since, via: m.via}
+	if m.role != roleNone {
+		// A fragment has been to its datagram: it must not be counted there again.
+		q.role = roleFollower
+		q.what = decision{state: translating, proto: m.p.Proto, srcPort: m.p.SrcPort, dstPort: m.p.DstPort, whole: m.p.Whole}
+	}
 	p.n++
 	m.verdict = gone
 }
@@ -67,7 +75,7 @@ func (w *Worker) retryParked() {
 		b.n = 0
 		for _, q := range p.again[first:min(first+BurstSize, waiting)] {
 			m := b.add(w.umem, q.desc, q.via)
-			m.waited, m.since = true, q.since
+			m.waited, m.since, m.role, m.what = true, q.since, q.role, q.what
 		}
 		w.process(b)
 	}

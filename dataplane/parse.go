@@ -24,6 +24,8 @@ var parseReasons = [...]DropReason{
 	packet.BadFragment:        DropBadFragment,
 	packet.TooManyHeaders:     DropBadExtensionHeader,
 	packet.MisplacedHopByHop:  DropBadExtensionHeader,
+	packet.TinyFragment:       DropFragmentTiny,
+	packet.LongFragment:       DropFragmentTooLong,
 }
 
 // parse finds the headers of every packet of the burst. Nothing in a packet is
@@ -54,7 +56,21 @@ func (w *Worker) parse(b *burst) {
 			continue
 		}
 		if s != packet.Good {
+			if spoils(s, &m.p) {
+				m.role, m.reason = roleSpoilt, parseReasons[s]
+				continue
+			}
 			w.unreadable(m, s)
 		}
 	}
+}
+
+// spoils says whether the fault lies with the datagram of which the packet is a
+// fragment, so that the others are worth nothing either.
+func spoils(s packet.Status, p *packet.Parsed) bool {
+	switch s {
+	case packet.TinyFragment, packet.LongFragment, packet.BadExtensionHeader, packet.BadHeaderLength:
+		return isFragment(p)
+	}
+	return false
 }

@@ -32,6 +32,9 @@ type Rules struct {
 	ICMPSource4   uint32           // zero: the interface's address
 
 	ICMPErrorsPerSecond int // all workers together; 0 sends none
+
+	FragmentTimeout conntrack.Tick // 0: FRAGMENT_MIN
+	Host            HostRules
 }
 
 // Ranges4 is a sorted list of disjoint IPv4 address ranges.

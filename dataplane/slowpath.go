@@ -30,6 +30,10 @@ type misses struct {
 // missed64 notes a packet without a session. If its client belongs to another
 // worker, it goes there.
 func (w *Worker) missed64(m *meta) {
+	if m.p.Kind == packet.KindFragment {
+		w.drop(m, DropFragmentNoSession)
+		return
+	}
 	if owner := w.table.Owner(m.k64.Client, m.k64.ClientPort); owner != w.id {
 		w.giveTo(owner, m)
 		return
@@ -160,6 +164,10 @@ func opens(flags uint8) bool {
 // client sees the server inside the first pool6 prefix that may hold it.
 func (w *Worker) open46(m *meta) {
 	k := &m.k46
+	if m.p.Kind == packet.KindFragment {
+		w.drop(m, DropFragmentNoSession)
+		return
+	}
 	if w.handoff != nil && w.overEntry46(m) {
 		return
 	}

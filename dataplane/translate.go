@@ -10,7 +10,7 @@ import (
 // translateReasons gives each way translation can fail its name.
 var translateReasons = [xlat.NumStatus]DropReason{
 	xlat.UnsupportedProtocol: DropProtocol,
-	xlat.FragmentedICMP:      DropFragment,
+	xlat.FragmentedICMP:      DropFragmentICMP,
 	xlat.UDPZeroIPv6:         DropUDPZeroChecksum,
 	xlat.UDPZeroChecksum:     DropUDPZeroChecksum,
 	xlat.UDPZeroFragment:     DropUDPZeroChecksum,
@@ -48,7 +48,7 @@ func (w *Worker) translate64(m *meta) {
 		w.drop(m, DropHopLimit)
 		return
 	}
-	next := turned
+	next, cut := turned, uint32(0)
 	if !w.rules.Pool4.Contains(m.server) {
 		next = forward
 		if !w.route64(m) {
@@ -56,6 +56,9 @@ func (w *Worker) translate64(m *meta) {
 		}
 		mtu := w.mtu(IPv4, m.hop.MTU)
 		if size := uint32(xlat.Size4(&m.p)); size > mtu {
+			cut = mtu // RFC 7915 §5.1.1: what leaves without DF is fragmented
+		}
+		if cut != 0 && !xlat.LeavesWithoutDF(&m.p) {
 			// RFC 7915 §5.2: what fits the IPv4 link is 20 octets more on this side
 			w.answer6(m, 2, 0, max(mtu+20, minIPv6MTU))
 			w.drop(m, DropTooBig6)
@@ -89,6 +92,9 @@ func (w *Worker) translate64(m *meta) {
 		return
 	}
 	m.verdict = next
+	if cut != 0 && m.end-m.start > int(cut) {
+		w.fragment(m, int(cut))
+	}
 }
 
 // untranslatable drops a packet that xlat refused. A UDP datagram without a
@@ -143,7 +149,11 @@ func (w *Worker) translate46(m *meta) {
 	mtu := w.mtuOf(IPv6, m.hop)
 	size := uint32(xlat.Size6(&m.p))
 	if m.p.DF && size > mtu { // RFC 7915 §4, RFC 1191
-		w.answer4(m, 3, 4, mtu-20)
+		overhead := uint32(packet.IPv6Len - packet.IPv4Len)
+		if isFragment(&m.p) {
+			overhead += packet.FragmentLen
+		}
+		w.answer4(m, 3, 4, mtu-overhead)
 		w.drop(m, DropTooBig4)
 		return
 	}
@@ -201,12 +211,18 @@ func (w *Worker) errorFlow46(m *meta) xlat.ErrorFlow46 {
 	return f
 }
 
-// fragment sends a translated packet without DF as IPv6 fragments of at most
-// mtu octets (RFC 7915 §4): IPv6 routers do not fragment, so the translator
-// must. The first counts as the packet itself, the others as generated.
+// fragment sends a translated packet without DF as fragments of at most mtu
+// octets: towards IPv6 because routers there do not fragment, so the translator
+// must (RFC 7915 §4); towards IPv4 if the sender cannot make its packets small
+// enough (§5.1.1). What is a fragment already keeps its identification; a whole
+// IPv4 packet's becomes that of its fragments (§4.1). The first counts as the
+// packet itself, the others as generated.
 func (w *Worker) fragment(m *meta, mtu int) {
 	src := m.frame[m.start:m.end]
 	n := xlat.Fragments6(src, mtu)
+	if m.dir == V6ToV4 {
+		n = xlat.Fragments4(src, mtu)
+	}
 	if n == 0 || w.frames.Len() < n {
 		w.drop(m, DropNoFrame)
 		return
@@ -216,12 +232,15 @@ func (w *Worker) fragment(m *meta, mtu int) {
 		dir = Hairpin
 	}
 	m.hop.MarkUsed()
-	id := w.rand()
 	for off := 0; off >= 0; {
 		var octets int
 		addr, _ := w.frames.Pop()
 		frame := w.umem.Frame(addr)
-		octets, off = xlat.NextFragment6(frame[answerL3:], src, off, mtu, id)
+		if m.dir == V6ToV4 {
+			octets, off = xlat.NextFragment4(frame[answerL3:], src, off, mtu)
+		} else {
+			octets, off = xlat.NextFragment6(frame[answerL3:], src, off, mtu, m.p.ID)
+		}
 		writeEthernet(frame[answerL3-ethernetHeader:], m.hop, dir)
 		w.queue(m.hop, answerDesc(addr, octets), dir)
 	}
@@ -249,8 +268,8 @@ func (w *Worker) mtuOf(side Family, h *nexthop.Hop) uint32 {
 
 // protocol of a session: ICMP stands for both ICMP versions.
 func protocol(p *packet.Parsed) (proto uint8, isEcho bool) {
-	switch p.Kind {
-	case packet.KindTCP, packet.KindUDP:
+	switch p.Proto {
+	case packet.ProtoTCP, packet.ProtoUDP:
 		return p.Proto, false
 	}
 	return packet.ProtoICMP, true

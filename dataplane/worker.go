@@ -14,6 +14,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"fmt"
 	"sync/atomic"
 
@@ -46,6 +47,8 @@ type Config struct {
 	// Group is shared by all workers of a translator.
 	Group *Group
 	Rules *Rules
+	// Fragments is how many fragments all workers together hold; 0: 4096.
+	Fragments int
 	// Seed of the worker's pseudorandom numbers (IPv4 identifications).
 	Seed uint64
 }
@@ -80,17 +83,20 @@ type Worker struct {
 	random uint64
 	limit  bucket
 
-	main   burst // packets as they come from a port
-	turn   burst // hairpin: translated once, going round again
-	parked park
-	in     inbox
-	gave   uint64 // bit set: workers that were given something in this round
-	given  uint64 // packets ever given to other workers
-	taken  uint64 // and taken from them
-	search [2]search
-	missed misses
-	opts   xlat.Options
-	waker  waker
+	main burst // packets as they come from a port
+	turn burst // hairpin: translated once, going round again
+	late burst // fragments that were held
+
+	datagrams *datagrams
+	parked    park
+	in        inbox
+	gave      uint64 // bit set: workers that were given something in this round
+	given     uint64 // packets ever given to other workers
+	taken     uint64 // and taken from them
+	search    [2]search
+	missed    misses
+	opts      xlat.Options
+	waker     waker
 
 	counters counters
 }
@@ -133,6 +139,7 @@ func NewWorker(c Config) (*Worker, error) {
 	w.out[IPv6].port = c.Ports[IPv6][0]
 	w.out[IPv4].port = c.Ports[IPv4][0]
 	w.kernel.port, w.local = c.Kernel, c.LocalTraffic && c.Kernel != nil
+	w.datagrams = newDatagrams(max(cmp.Or(c.Fragments, defaultFragments)/c.Group.size(), 1))
 	w.waker.fd = waker
 	c.Group.join(w)
 	return w, nil
@@ -145,6 +152,9 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 	w.begin(now)
 	received := w.takeHandovers() + w.takeControl()
 	w.retryParked()
+	if w.datagrams.released > 0 {
+		w.releaseHeld()
+	}
 	for i := range w.rx {
 		if n := w.receive(&w.rx[i]); n > 0 {
 			w.process(&w.main)
@@ -163,7 +173,8 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 		w.told = false
 		w.handoff.Wake()
 	}
-	w.counters.Parked = uint64(w.parked.n) + w.given - w.taken
+	held := w.datagrams.waiting + w.datagrams.released
+	w.counters.Parked = uint64(w.parked.n+held) + w.given - w.taken
 	w.counters.publish()
 	return received
 }
@@ -181,7 +192,7 @@ func (w *Worker) expire(now conntrack.Tick, received int) int {
 	if received == 0 {
 		budget = expireBudgetIdle
 	}
-	return w.shard.Expire(now, budget)
+	return w.shard.Expire(now, budget) + w.expireFragments(budget)
 }
 
 // begin takes up what has changed outside since the last round.
@@ -194,19 +205,41 @@ func (w *Worker) begin(now conntrack.Tick) {
 		w.opts = r.Translation
 		w.inForce.Store(r)
 	}
+	w.datagrams.timeout = cmp.Or(w.rules.FragmentTimeout, defaultFragmentTicks)
 	w.opts.MTU6, w.opts.MTU4 = w.mtu(IPv6, w.snap.IPv6.MTU), w.mtu(IPv4, w.snap.IPv4.MTU)
 }
 
 // process takes a burst through the steps. Hairpinned packets come round
 // once more, as the IPv4 packets that they have become.
 func (w *Worker) process(b *burst) {
+	w.steps(b)
+	w.turnRound()
+	if w.datagrams.released > 0 {
+		w.releaseHeld()
+	}
+}
+
+func (w *Worker) steps(b *burst) {
 	w.parse(b)
 	w.classify(b)
+	if b.frags > 0 {
+		w.fragments(b)
+	}
 	w.lookup(b)
+	if b.frags > 0 {
+		w.sendHome(b)
+	}
 	w.translate(b)
 	w.tx(b)
-	if b == &w.main && w.turn.n > 0 {
-		w.process(&w.turn)
+	if b.frags > 0 {
+		w.settle(b)
+	}
+}
+
+// turnRound takes what was hairpinned through the steps again.
+func (w *Worker) turnRound() {
+	if w.turn.n > 0 {
+		w.steps(&w.turn)
 		w.turn.n = 0
 	}
 }
@@ -215,6 +248,7 @@ func (w *Worker) process(b *burst) {
 // again. It is the only way to lose a packet.
 func (w *Worker) drop(m *meta, r DropReason) {
 	m.verdict = gone
+	m.outcome, m.reason = outcomeDropped, r
 	w.counters.drop(r)
 	w.frames.Push(m.addr)
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"handoff64/cmd/nat64d/config"
@@ -31,6 +32,8 @@ func rulesFrom(c *config.Config) (*dataplane.Rules, error) {
 		LowestIPv6MTU:       uint32(c.LowestIPv6MTU),
 		MTU:                 [2]uint32{uint32(c.MTU.IPv6), uint32(c.MTU.IPv4)},
 		ICMPErrorsPerSecond: c.Limits.ICMPErrorsPerSecond,
+		FragmentTimeout:     ticks(c.Timeouts.Fragment),
+		Host:                hostRulesFrom(c),
 		Translation: xlat.Options{
 			TrafficClassFromTOS: c.TrafficClass == "copy",
 			UDPZeroCompute:      c.UDPZeroChecksum == "compute",
@@ -118,6 +121,25 @@ func filterFrom(c *config.Config) xsk.FilterConfig {
 		f.Statics = append(f.Statics, xsk.Static{Proto: xsk.Proto(protoFrom(s.Protocol)), Addr: s.Mapped})
 	}
 	return f
+}
+
+// hostRulesFrom says of fragments what filterFrom says of whole packets.
+func hostRulesFrom(c *config.Config) dataplane.HostRules {
+	h := dataplane.HostRules{Enabled: true}
+	for _, p := range c.Pool4 {
+		first := addr4(p.Prefix.Addr())
+		h.Pool = append(h.Pool, dataplane.PoolPorts{First: first, Last: first | uint32(1<<(32-p.Prefix.Bits())-1), Ports: p.Ports})
+	}
+	if !c.Handoff.Enabled {
+		return h
+	}
+	h.ControlPort, h.DiscardPort = uint16(c.Handoff.ClientPort), discardPort
+	for p := range 256 {
+		if !slices.Contains(c.KernelProtocols, uint8(p)) {
+			h.OurProtocols[p>>6] |= 1 << (p & 63)
+		}
+	}
+	return h
 }
 
 // without cuts a port out of ranges: that of the control channel, which stays

@@ -107,23 +107,26 @@ func replay(c *config.Config, files replayFiles) (counters dataplane.Counters, e
 	if err != nil {
 		return counters, err
 	}
+	rules.Host = dataplane.HostRules{} // there is no host here: all that is in the captures is the NAT64's
 	hops := replayHops(c, rules)
 	w, err := dataplane.NewWorker(dataplane.Config{
 		Table: table, Shard: table.Shard(0), Hops: hops, UMEM: umem, Frames: frames,
-		Ports: [2][]ring.Port{{port6}, {port4}}, Group: dataplane.NewGroup(1), Rules: rules, Seed: 1,
+		Ports: [2][]ring.Port{{port6}, {port4}}, Group: dataplane.NewGroup(1), Rules: rules, Seed: 1, Fragments: c.Limits.Fragments,
 	})
 	if err != nil {
 		return counters, err
 	}
 	defer closeAll(w.Close)
-	feed(w, table.Shard(0), port6, port4)
+	feed(w, table.Shard(0), rules.FragmentTimeout, port6, port4)
 	return w.Counters(), errors.Join(port6.Err(), port4.Err())
 }
 
 // feed gives the worker the packets of both captures in the order of their
-// times. What lies between two packets is lived through by the timers.
-func feed(w *dataplane.Worker, shard *conntrack.Shard, ports ...*pcapport.Port) {
+// times. What lies between two packets is lived through by the timers. held is
+// how long fragments wait for others.
+func feed(w *dataplane.Worker, shard *conntrack.Shard, held conntrack.Tick, ports ...*pcapport.Port) {
 	var first time.Time
+	last := conntrack.Tick(replayStart)
 	for started := false; ; {
 		var next time.Time
 		due := false
@@ -146,6 +149,10 @@ func feed(w *dataplane.Worker, shard *conntrack.Shard, ports ...*pcapport.Port) 
 		}
 		for w.Poll(now) > 0 {
 		}
+		last = now
+	}
+	// Fragments that still wait wait in vain: nothing comes any more.
+	for w.Poll(last+held+1) > 0 {
 	}
 }
 

@@ -102,9 +102,6 @@ func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status
 		p.L4 = uint16(at)
 		switch p.Proto {
 		case ProtoHopByHop, ProtoDestOptions, ProtoRouting:
-			if p.FragHeader != 0 && !quoted {
-				return at, BadExtensionHeader // RFC 7915 §5.1.1: nothing but the upper layer may follow it
-			}
 		case ProtoFragment:
 			if s := fragment(b, at, end, p, quoted); s != Good || p.Kind == KindFragment {
 				return at, s
@@ -119,6 +116,9 @@ func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status
 		}
 		if p.Proto == ProtoHopByHop && at != first {
 			return at, MisplacedHopByHop
+		}
+		if p.FragHeader != 0 && !quoted {
+			return at, BadExtensionHeader // RFC 7915 §5.1.1: only the upper layer may follow a fragment header
 		}
 		h := (*[8]byte)(b[at:])
 		if p.Proto == ProtoRouting && h[3] != 0 && !quoted {

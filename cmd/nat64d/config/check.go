@@ -248,6 +248,7 @@ func (p *parser) checkTimeouts() {
 		{"tcp_established", t.TCPEstablished, 2*time.Hour + 4*time.Minute, "RFC 5382 REQ-5"},
 		{"tcp_transitory", t.TCPTransitory, 4 * time.Minute, "RFC 5382 REQ-5"},
 		{"tcp_incoming_syn", t.TCPIncomingSYN, 6 * time.Second, "RFC 5382 REQ-4"},
+		{"fragment", t.Fragment, 2 * time.Second, "RFC 6146 §4"},
 	} {
 		if r.value < r.least {
 			p.warn("timeouts."+r.key, fmt.Sprintf("%s is less than %s asks for", r.value, r.section),

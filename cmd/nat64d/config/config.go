@@ -89,9 +89,11 @@ type StaticBIB struct {
 	Mapped   netip.AddrPort
 }
 
-// Timeouts of sessions (RFC 6146 §4); whole tenths of a second.
+// Timeouts of sessions, and of datagrams in fragments (RFC 6146 §4); whole
+// tenths of a second.
 type Timeouts struct {
 	UDP, ICMP, TCPEstablished, TCPTransitory, TCPIncomingSYN time.Duration
+	Fragment                                                 time.Duration
 }
 
 // Limits bound what the translator spends.
@@ -99,6 +101,7 @@ type Limits struct {
 	Sessions            int
 	SessionsPerClient   int // 0: no limit
 	PortsPerClient      int // 0: no limit; ICMP identifiers are ports here
+	Fragments           int // held at one time
 	ICMPErrorsPerSecond int
 }
 
@@ -183,8 +186,9 @@ func defaults() *Config {
 			UDP: 5 * time.Minute, ICMP: time.Minute,
 			TCPEstablished: 2*time.Hour + 4*time.Minute, TCPTransitory: 4 * time.Minute,
 			TCPIncomingSYN: 6 * time.Second,
+			Fragment:       2 * time.Second,
 		},
-		Limits: Limits{Sessions: 1 << 20, ICMPErrorsPerSecond: 1000},
+		Limits: Limits{Sessions: 1 << 20, Fragments: 4096, ICMPErrorsPerSecond: 1000},
 		Handoff: Handoff{
 			Enabled: true, ServerPort: 64064, ClientPort: 64064, KeyFile: "/var/lib/nat64d/handoff.keys",
 			KeyRotation: 24 * time.Hour, CacheEntries: 1 << 20, BatchDelay: 10 * time.Millisecond,

@@ -105,9 +105,9 @@ func TestFull(t *testing.T) {
 		},
 		Timeouts: Timeouts{
 			UDP: 2 * time.Minute, ICMP: time.Minute, TCPEstablished: 3 * time.Hour,
-			TCPTransitory: 5 * time.Minute, TCPIncomingSYN: 6500 * time.Millisecond,
+			TCPTransitory: 5 * time.Minute, TCPIncomingSYN: 6500 * time.Millisecond, Fragment: 2500 * time.Millisecond,
 		},
-		Limits: Limits{Sessions: 1000, SessionsPerClient: 500, PortsPerClient: 200},
+		Limits: Limits{Sessions: 1000, SessionsPerClient: 500, PortsPerClient: 200, Fragments: 100},
 		Handoff: Handoff{
 			ServerPort: 64064, ClientPort: 64064, KeyFile: "/var/lib/nat64d/handoff.keys", KeyRotation: 24 * time.Hour,
 			CacheEntries: 1 << 20, BatchDelay: 10 * time.Millisecond, StrangerPacketsPerSecond: 1000,

@@ -18,7 +18,9 @@ const (
 	maxFrames   = 1 << 20
 	// maxPortsPerClient is every port and every ICMP identifier of a client.
 	maxPortsPerClient = 2 << 16
-	maxRing           = 1 << 16
+	// maxFragments is a matter of memory: some 700 octets for each.
+	maxFragments = 1 << 16
+	maxRing      = 1 << 16
 	// maxSocketPath is what struct sockaddr_un has room for, without the zero octet.
 	maxSocketPath = 107
 )
@@ -59,11 +61,13 @@ func (p *parser) schema() []field {
 			field{"icmp", duration(&c.Timeouts.ICMP), ""},
 			field{"tcp_established", duration(&c.Timeouts.TCPEstablished), ""},
 			field{"tcp_transitory", duration(&c.Timeouts.TCPTransitory), ""},
-			field{"tcp_incoming_syn", duration(&c.Timeouts.TCPIncomingSYN), ""}), ""},
+			field{"tcp_incoming_syn", duration(&c.Timeouts.TCPIncomingSYN), ""},
+			field{"fragment", duration(&c.Timeouts.Fragment), ""}), ""},
 		{"limits", object(
 			field{"sessions", integer(&c.Limits.Sessions, 1, maxSessions), ""},
 			field{"sessions_per_client", integer(&c.Limits.SessionsPerClient, 0, maxSessions), ""},
 			field{"ports_per_client", integer(&c.Limits.PortsPerClient, 0, maxPortsPerClient), ""},
+			field{"fragments", integer(&c.Limits.Fragments, 1, maxFragments), ""},
 			field{"icmp_errors_per_second", integer(&c.Limits.ICMPErrorsPerSecond, 0, 1000000), ""}), ""},
 		{"kernel_protocols", list(0, 256, func(p *parser, path string, v *fastjson.Value) {
 			if n, ok := p.number(path, v, 0, 255, "give an IP protocol number, "); ok {
