@@ -96,7 +96,7 @@ func FuzzFragment4(f *testing.F) {
 			upper = upper[:len(upper)&^7]
 		}
 		if int(word&packet.IPv4OffsetMask)*8+len(upper) > 65515 || len(upper) == 0 || mtu < 28 {
-			t.Skip()
+			return // no packet of ours
 		}
 		src := plain4(id, word, upper)
 		if got := joined4(t, src, cut4(t, src, int(mtu)), int(mtu)); !bytes.Equal(got, upper) {
