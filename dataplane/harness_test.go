@@ -153,6 +153,7 @@ func newRig(t *testing.T, s setup) *rig {
 			w.Close()
 		}
 		r.table.Close()
+		umem.Close()
 	})
 	return r
 }
