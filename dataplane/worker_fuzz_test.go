@@ -228,8 +228,8 @@ func checkPacket(f []byte, sums bool) error {
 	p := gopacket.NewPacket(f, layers.LayerTypeEthernet, gopacket.NoCopy)
 	switch ip := p.NetworkLayer().(type) {
 	case *layers.IPv4:
-		if int(ip.Length) != len(f)-ethernetHeader {
-			return fmt.Errorf("total length %d in a packet of %d", ip.Length, len(f)-ethernetHeader)
+		if int(ip.Length) != len(f)-ethernetHeader || int(ip.IHL)*4 > int(ip.Length) {
+			return fmt.Errorf("total length %d and %d words of header in a packet of %d", ip.Length, ip.IHL, len(f)-ethernetHeader)
 		}
 		if fold(f[ethernetHeader:][:int(ip.IHL)*4]) != 0xffff {
 			return errors.New("wrong header checksum")

@@ -12,6 +12,7 @@ import (
 
 	"handoff64/dataplane/fixture"
 	"handoff64/dataplane/packet"
+	"handoff64/dataplane/reference"
 )
 
 // The fixtures in testdata are packets from their IP header on, all of one
@@ -304,7 +305,7 @@ func testPair(t *testing.T, name string) {
 	}
 	compare(t, got, want)
 	for _, pkt := range [][]byte{in, want} {
-		if err := checkSums(pkt); err != nil {
+		if err := reference.CheckSums(pkt); err != nil {
 			t.Errorf("the fixture is wrong: %v", err)
 		}
 	}

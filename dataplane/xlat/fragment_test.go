@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"handoff64/dataplane/packet"
+	"handoff64/dataplane/reference"
 )
 
 func TestFragment6Fixture(t *testing.T) {
@@ -38,16 +39,16 @@ func reassemble(t *testing.T, frags [][]byte, mtu, offset int, id uint32, more b
 	t.Helper()
 	var got []byte
 	for i, f := range frags {
-		m := decode(f)
+		m := reference.Decode(f)
 		last := i == len(frags)-1
 		if len(f) > mtu {
 			t.Errorf("fragment %d has %d octets, the MTU is %d", i, len(f), mtu)
 		}
-		if !m.header || m.off != offset+len(got) || m.id != id || m.mf != (!last || more) {
-			t.Errorf("fragment %d: offset %d, id %x, more %v", i, m.off, m.id, m.mf)
+		if !m.Header || m.Off != offset+len(got) || m.ID != id || m.MF != (!last || more) {
+			t.Errorf("fragment %d: offset %d, id %x, more %v", i, m.Off, m.ID, m.MF)
 		}
-		if m.sent != len(f)-48 {
-			t.Errorf("fragment %d: %d octets announced, %d there", i, m.sent, len(f)-48)
+		if m.Sent != len(f)-48 {
+			t.Errorf("fragment %d: %d octets announced, %d there", i, m.Sent, len(f)-48)
 		}
 		if !last && len(f)%8 != 0 {
 			t.Errorf("fragment %d ends off an 8-octet border", i)
@@ -62,17 +63,17 @@ func reassemble(t *testing.T, frags [][]byte, mtu, offset int, id uint32, more b
 func TestFragment6Reassembles(t *testing.T) {
 	g := newGenerator(4)
 	for i := range rounds(20_000) {
-		m := model{src: g.address(16), dst: g.address(16), proto: 17, ttl: 9, upper: g.octets(1 + g.IntN(1500))}
+		m := reference.Packet{Src: g.address(16), Dst: g.address(16), Proto: 17, TTL: 9, Upper: g.octets(1 + g.IntN(1500))}
 		id, offset := g.Uint32(), 0
 		if i%2 == 0 {
-			m.header, m.mf, m.off, m.id = true, g.IntN(2) == 0, g.IntN(1000)*8, g.Uint32()
-			id, offset = m.id, m.off
-			if m.mf {
-				m.upper = append(m.upper, make([]byte, -len(m.upper)&7)...)
+			m.Header, m.MF, m.Off, m.ID = true, g.IntN(2) == 0, g.IntN(1000)*8, g.Uint32()
+			id, offset = m.ID, m.Off
+			if m.MF {
+				m.Upper = append(m.Upper, make([]byte, -len(m.Upper)&7)...)
 			}
 		}
-		m.sent = len(m.upper)
-		src, mtu := m.encode(), 56+g.IntN(1500)
+		m.Sent = len(m.Upper)
+		src, mtu := m.Encode(), 56+g.IntN(1500)
 		var frags [][]byte
 		for off := 0; off >= 0; {
 			dst := make([]byte, mtu)
@@ -83,7 +84,7 @@ func TestFragment6Reassembles(t *testing.T) {
 		if n := Fragments6(src, mtu); n != len(frags) {
 			t.Fatalf("%d octets, MTU %d: Fragments6 says %d, made %d", len(src), mtu, n, len(frags))
 		}
-		if got := reassemble(t, frags, mtu, offset, id, m.mf); !bytes.Equal(got, m.upper) {
+		if got := reassemble(t, frags, mtu, offset, id, m.MF); !bytes.Equal(got, m.Upper) {
 			t.Fatalf("%d octets, MTU %d: reassembled differently", len(src), mtu)
 		}
 	}

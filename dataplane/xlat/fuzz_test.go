@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"handoff64/dataplane/packet"
+	"handoff64/dataplane/reference"
 )
 
 // addFixtures seeds a fuzz target with the packets of the fixtures that have
@@ -24,26 +25,26 @@ func addFixtures(f *testing.F) {
 }
 
 // reversed swaps what the session put in for what the packet had.
-func reversed(m model) endpoint {
-	e := endpoint{src: m.dst, dst: m.src}
-	if m.off != 0 {
+func reversed(m reference.Packet) reference.Endpoint {
+	e := reference.Endpoint{Src: m.Dst, Dst: m.Src}
+	if m.Off != 0 {
 		return e
 	}
-	switch m.proto {
+	switch m.Proto {
 	case 6, 17:
-		e.srcPort = uint16(m.upper[2])<<8 | uint16(m.upper[3])
-		e.dstPort = uint16(m.upper[0])<<8 | uint16(m.upper[1])
+		e.SrcPort = uint16(m.Upper[2])<<8 | uint16(m.Upper[3])
+		e.DstPort = uint16(m.Upper[0])<<8 | uint16(m.Upper[1])
 	case 1, 58:
-		e.srcPort = uint16(m.upper[4])<<8 | uint16(m.upper[5])
-		e.dstPort = e.srcPort
+		e.SrcPort = uint16(m.Upper[4])<<8 | uint16(m.Upper[5])
+		e.DstPort = e.SrcPort
 	}
 	return e
 }
 
-// straight is the endpoint that gives a packet back what it had.
-func straight(m model) endpoint {
+// straight is the reference.Endpoint that gives a packet back what it had.
+func straight(m reference.Packet) reference.Endpoint {
 	r := reversed(m)
-	return endpoint{m.src, m.dst, r.dstPort, r.srcPort}
+	return reference.Endpoint{Src: m.Src, Dst: m.Dst, SrcPort: r.DstPort, DstPort: r.SrcPort}
 }
 
 // FuzzXlatRoundTrip takes any octets that parse as a packet through both
@@ -73,14 +74,14 @@ func FuzzXlatRoundTrip(f *testing.F) {
 		if s != OK {
 			return
 		}
-		old := decode(pkt)
-		compareModels(t, decode(there), refTranslate(old, e, o.ID), old)
+		old := reference.Decode(pkt)
+		compareModels(t, reference.Decode(there), reference.Translate(old, e, o.ID), old)
 		back, s := fast(t, there, straight(old), o)
 		if s != OK {
 			t.Fatalf("the way back: %v", s)
 		}
-		m := decode(back)
-		if !bytes.Equal(m.src, old.src) || !bytes.Equal(m.dst, old.dst) || m.tos != old.tos || m.ttl != old.ttl-2 || m.off != old.off || m.mf != old.mf {
+		m := reference.Decode(back)
+		if !bytes.Equal(m.Src, old.Src) || !bytes.Equal(m.Dst, old.Dst) || m.TOS != old.TOS || m.TTL != old.TTL-2 || m.Off != old.Off || m.MF != old.MF {
 			t.Fatalf("sent %+v, came back as %+v", old, m)
 		}
 		compareUpper(t, m, old)
@@ -89,39 +90,39 @@ func FuzzXlatRoundTrip(f *testing.F) {
 
 // compareModels holds a translation to the reference's. Where the checksum was
 // wrong the reference has none to offer, and it only must be wrong still.
-func compareModels(t *testing.T, got, want, old model) {
+func compareModels(t *testing.T, got, want, old reference.Packet) {
 	t.Helper()
-	zero := old.proto == 17 && old.off == 0 && old.upper[6] == 0 && old.upper[7] == 0
-	if old.off != 0 || old.mf || zero || old.correct() {
+	zero := old.Proto == 17 && old.Off == 0 && old.Upper[6] == 0 && old.Upper[7] == 0
+	if old.Off != 0 || old.MF || zero || old.Correct() {
 		compareUpper(t, got, want)
-	} else if got.correct() {
-		t.Fatalf("a wrong checksum became right: %x", got.upper)
+	} else if got.Correct() {
+		t.Fatalf("a wrong checksum became right: %x", got.Upper)
 	}
-	got.upper, want.upper = nil, nil
-	if a, b := got.encode(), want.encode(); !bytes.Equal(a, b) {
+	got.Upper, want.Upper = nil, nil
+	if a, b := got.Encode(), want.Encode(); !bytes.Equal(a, b) {
 		t.Fatalf("header %x, want %x", a, b)
 	}
 }
 
 // compareUpper compares upper layers; a checksum of zero and one of ffff are
 // the same number.
-func compareUpper(t *testing.T, got, want model) {
+func compareUpper(t *testing.T, got, want reference.Packet) {
 	t.Helper()
-	if len(got.upper) != len(want.upper) {
-		t.Fatalf("%d octets, want %d", len(got.upper), len(want.upper))
+	if len(got.Upper) != len(want.Upper) {
+		t.Fatalf("%d octets, want %d", len(got.Upper), len(want.Upper))
 	}
-	at := want.checksumAt()
-	for i := range want.upper {
-		inSum := want.off == 0 && at >= 0 && (i == at || i == at+1)
-		if !inSum && got.upper[i] != want.upper[i] {
-			t.Fatalf("octet %d is %02x, want %02x", i, got.upper[i], want.upper[i])
+	at := want.ChecksumAt()
+	for i := range want.Upper {
+		inSum := want.Off == 0 && at >= 0 && (i == at || i == at+1)
+		if !inSum && got.Upper[i] != want.Upper[i] {
+			t.Fatalf("octet %d is %02x, want %02x", i, got.Upper[i], want.Upper[i])
 		}
 	}
-	if want.off != 0 || at < 0 {
+	if want.Off != 0 || at < 0 {
 		return
 	}
-	a, b := slowSum(got.upper[at:at+2]), slowSum(want.upper[at:at+2])
-	cleared := want.proto == 17 && b == 0 // a UDP packet that had no checksum got one on the way
+	a, b := reference.Sum(got.Upper[at:at+2]), reference.Sum(want.Upper[at:at+2])
+	cleared := want.Proto == 17 && b == 0 // a UDP packet that had no checksum got one on the way
 	if a%0xffff != b%0xffff && !cleared {
 		t.Fatalf("checksum %04x, want %04x", a, b)
 	}
@@ -145,7 +146,7 @@ func fuzzError(t *testing.T, pkt []byte, p *packet.Parsed) {
 	if s != OK {
 		return
 	}
-	if err := checkSums(got); err != nil {
+	if err := reference.CheckSums(got); err != nil {
 		t.Fatal(err)
 	}
 	var q packet.Parsed

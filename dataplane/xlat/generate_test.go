@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"handoff64/dataplane/packet"
+	"handoff64/dataplane/reference"
 )
 
 // TestBuildErrorFixtures: the errors that the translator sends itself, each
@@ -33,8 +34,8 @@ func TestBuildErrorFixtures(t *testing.T) {
 // long or wrong.
 func TestBuildErrorBounds(t *testing.T) {
 	g := newGenerator(6)
-	v6 := model{src: g.octets(16), dst: g.octets(16), proto: 17, ttl: 9, upper: g.octets(1500), sent: 1500}.encode()
-	v4 := model{src: g.octets(4), dst: g.octets(4), proto: 17, ttl: 9, upper: g.octets(1500), sent: 1500}.encode()
+	v6 := reference.Packet{Src: g.octets(16), Dst: g.octets(16), Proto: 17, TTL: 9, Upper: g.octets(1500), Sent: 1500}.Encode()
+	v4 := reference.Packet{Src: g.octets(4), Dst: g.octets(4), Proto: 17, TTL: 9, Upper: g.octets(1500), Sent: 1500}.Encode()
 	for size := range 1500 {
 		for _, room := range []int{47, 48, 300, 2048} {
 			dst := make([]byte, room)
@@ -45,7 +46,7 @@ func TestBuildErrorBounds(t *testing.T) {
 				}
 			} else if n != want {
 				t.Fatalf("size %d, room %d: %d octets, want %d", size, room, n, want)
-			} else if err := checkSums(dst[:n]); err != nil {
+			} else if err := reference.CheckSums(dst[:n]); err != nil {
 				t.Fatal(err)
 			}
 			n = BuildError4(dst, v4[:size], packet.ICMPv4TimeExceeded, 0, 0, 1)
@@ -55,7 +56,7 @@ func TestBuildErrorBounds(t *testing.T) {
 				}
 			} else if n != want {
 				t.Fatalf("IPv4 size %d, room %d: %d octets, want %d", size, room, n, want)
-			} else if err := checkSums(dst[:n]); err != nil {
+			} else if err := reference.CheckSums(dst[:n]); err != nil {
 				t.Fatal(err)
 			}
 		}

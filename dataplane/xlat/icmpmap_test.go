@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"handoff64/dataplane/packet"
+	"handoff64/dataplane/reference"
 )
 
 // patchICMP is the fixture with another type, code and rest, its checksum
@@ -12,18 +13,18 @@ import (
 func patchICMP(t testing.TB, name string, typ, code byte, rest uint32) []byte {
 	t.Helper()
 	pkt := load(t, name)
-	m := decode(pkt)
-	u := pkt[len(pkt)-len(m.upper):]
+	m := reference.Decode(pkt)
+	u := pkt[len(pkt)-len(m.Upper):]
 	u[0], u[1] = typ, code
 	binary.BigEndian.PutUint32(u[4:], rest)
-	m.upper = u
-	m.fill()
+	m.Upper = u
+	m.Fill()
 	return pkt
 }
 
 // icmpOf is type, code and the rest of the header of an ICMP error.
 func icmpOf(pkt []byte) (typ, code byte, rest uint32) {
-	u := decode(pkt).upper
+	u := reference.Decode(pkt).Upper
 	return u[0], u[1], binary.BigEndian.Uint32(u[4:])
 }
 
@@ -31,7 +32,7 @@ func icmpOf(pkt []byte) (typ, code byte, rest uint32) {
 // list of RFC 7915 §4.2 written down as "from → to".
 func TestEveryCode46(t *testing.T) {
 	want := map[[2]byte][2]byte{{3, 2}: {4, 1}, {3, 4}: {2, 0}, {12, 0}: {4, 0}, {12, 2}: {4, 0}}
-	for from, to := range refICMP46 {
+	for from, to := range reference.ICMP46 {
 		want[from] = to
 	}
 	for code := 2; code < 256; code++ { // time exceeded: code unchanged
@@ -58,7 +59,7 @@ func TestEveryCode46(t *testing.T) {
 // TestEveryCode64 is TestEveryCode46 for RFC 7915 §5.2.
 func TestEveryCode64(t *testing.T) {
 	want := map[[2]byte][2]byte{{4, 0}: {12, 0}}
-	for from, to := range refICMP64 {
+	for from, to := range reference.ICMP64 {
 		want[from] = to
 	}
 	for code := range 256 { // the code of a Packet Too Big is ignored (RFC 4443 §3.2)
@@ -180,9 +181,9 @@ func TestPlateau(t *testing.T) {
 	} {
 		pkt := load(t, "4-icmp-3-4-plateau-46")
 		binary.BigEndian.PutUint16(pkt[28+packet.IPv4TotalLen:], uint16(tc.size))
-		m := decode(pkt)
-		m.upper = pkt[20:]
-		m.fill()
+		m := reference.Decode(pkt)
+		m.Upper = pkt[20:]
+		m.Fill()
 		o := fixtureOptions()
 		o.MTU6, o.MTU4 = 65535, 65535
 		got, s := translate46(t, pkt, o)
