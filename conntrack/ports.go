@@ -211,38 +211,6 @@ func (p *ports) own(shard uint64, i int) (mask uint64) {
 	return mask
 }
 
-// picker is one shard's way of choosing ports. Owned by the shard's worker.
-type picker struct {
-	pool *ports
-	rng  keyStream
-	own  [sumWords]uint64
-}
-
-// pick claims a port: first at the address that the client's hash points at
-// (paired pooling, RFC 4787 REQ-2), then at the next addresses that have any.
-func (pk *picker) pick(k kind, address uint64, parity uint16, r uint64) (addr int, port uint16, ok bool) {
-	p := pk.pool
-	n := len(p.addrs)
-	addr = int(scale(address, uint64(n)))
-	for range n {
-		if addr, ok = p.nextAny(k, addr); !ok {
-			return 0, 0, false
-		}
-		if port, ok = pk.pickAt(p.set(k, addr), parity, r); ok {
-			return addr, port, true
-		}
-		addr = (addr + 1) % n
-	}
-	return 0, 0, false
-}
-
-// foresee is the port that pick would most likely claim.
-func (pk *picker) foresee(k kind, address uint64, parity uint16, r uint64) (addr int, port uint16) {
-	addr = int(scale(address, uint64(len(pk.pool.addrs))))
-	port, _ = pk.scan(pk.pool.set(k, addr), parity&1, 0, r, false)
-	return addr, port
-}
-
 // nextAny finds the first address from a on, around the end, with a free port.
 func (p *ports) nextAny(k kind, a int) (int, bool) {
 	n := (len(p.addrs) + 63) / 64
@@ -255,62 +223,5 @@ func (p *ports) nextAny(k kind, a int) (int, bool) {
 			return 0, false
 		}
 		w = p.any[k][(a>>6+i+1)%n].Load()
-	}
-}
-
-// pickAt claims a port of one address: the shard's own blocks with the parity
-// wanted (RFC 4787 REQ-4), with the other one, then the other shards' blocks.
-func (pk *picker) pickAt(set int, parity uint16, r uint64) (uint16, bool) {
-	for _, foreign := range [2]uint64{0, ^uint64(0)} {
-		for _, par := range [2]uint16{parity & 1, parity&1 ^ 1} {
-			if port, ok := pk.scan(set, par, foreign, r, true); ok {
-				return port, true
-			}
-		}
-	}
-	return 0, false
-}
-
-// scan looks through the blocks of one parity from a random one on (RFC 6056
-// §3.3.2: nobody can tell the next port from those seen), which r says. With
-// claim false it only says what it would have claimed.
-func (pk *picker) scan(set int, parity uint16, foreign, r uint64, claim bool) (uint16, bool) {
-	s := &pk.pool.sets[set]
-	start := int(r % blocks)
-	first, from := start>>6, start&63
-	for i := 0; i <= sumWords; i++ {
-		at := (first + i) % sumWords
-		m := s.sum[parity][at].Load() & (pk.own[at] ^ foreign)
-		switch i {
-		case 0:
-			m &^= 1<<from - 1
-		case sumWords:
-			m &= 1<<from - 1
-		}
-		for ; m != 0; m &= m - 1 {
-			if port, ok := pk.claimIn(set, at*64+bits.TrailingZeros64(m), parity, int(r>>32&63), claim); ok {
-				return port, true
-			}
-		}
-	}
-	return 0, false
-}
-
-// claimIn claims a port of one block and parity, the first from bit turn on.
-func (pk *picker) claimIn(set, block int, parity uint16, turn int, claim bool) (uint16, bool) {
-	w, mask := &pk.pool.sets[set].free[block], parityMask(parity)
-	for {
-		old := w.Load()
-		if old&mask == 0 {
-			return 0, false
-		}
-		bit := (bits.TrailingZeros64(bits.RotateLeft64(old&mask, -turn)) + turn) & 63
-		if !claim {
-			return uint16(block<<blockShift | bit), true
-		}
-		if w.CompareAndSwap(old, old&^(1<<bit)) {
-			pk.pool.settle(set, block, parity, old&^(1<<bit))
-			return uint16(block<<blockShift | bit), true
-		}
 	}
 }
