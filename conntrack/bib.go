@@ -10,13 +10,16 @@ import (
 //
 //	hi, lo  client address
 //	meta    version 8 | flags 8 | client port 16 | sessions 32
+//	tcp     how many of the sessions are TCP's
+//
+// A mapping serves TCP and UDP. It is one of RFC 6146's TCP BIB while TCP
+// sessions use it, and one of the UDP BIB while others do.
 //
 // Whoever claimed the port writes the entry, so it has one writer at a time.
 // Readers take meta, the address, and meta again; version and flags tell
 // whether the entry changed hands in between.
 type bibEntry struct {
-	hi, lo, meta atomic.Uint64
-	_            uint64 // keeps an entry within one cache line
+	hi, lo, meta, tcp atomic.Uint64 // half a cache line
 }
 
 const (
@@ -65,7 +68,8 @@ func (e *bibEntry) is(client Addr6, port uint16) bool {
 }
 
 // open makes the entry a mapping without sessions. Holder of the port only.
-// mark is bibCounted or nothing.
+// mark is bibCounted or nothing. Every session that was counted has been taken
+// off, so tcp is zero.
 func (e *bibEntry) open(client Addr6, port uint16, mark uint64) {
 	e.hi.Store(client.Hi)
 	e.lo.Store(client.Lo)
@@ -83,6 +87,25 @@ func (e *bibEntry) close() (flags uint64) {
 			return m & (bibHeld | bibCounted)
 		}
 	}
+}
+
+// count adds to the sessions that use the mapping, or takes one off, and says
+// how many they are then. Owner of the client only.
+func (e *bibEntry) count(p Proto, n uint64) uint32 {
+	if p == TCP {
+		e.tcp.Store(e.tcp.Load() + n)
+	}
+	return uint32(e.meta.Add(n))
+}
+
+// serves tells whether sessions of the protocol use the mapping. Any goroutine;
+// the answer is as of a moment ago.
+func (e *bibEntry) serves(p Proto) bool {
+	tcp := e.tcp.Load()
+	if p == TCP {
+		return tcp != 0
+	}
+	return uint64(e.sessions()) > tcp
 }
 
 // sessions counts the sessions that use the mapping.

@@ -100,7 +100,7 @@ func (f *fixture) expireAll(now Tick) (n int) {
 		for s := f.Shard(i); ; {
 			got := s.Expire(now, 1<<20)
 			n += got
-			if got == 0 && !s.sweep.active {
+			if got == 0 && len(s.Probes()) == 0 && !s.sweep.active {
 				break
 			}
 		}

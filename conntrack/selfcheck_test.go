@@ -9,7 +9,7 @@ import (
 // session, tags and overflow counts, mappings and their session counts, ports
 // and summaries, the wheel, the filter state and the counters.
 func (t *Table) selfcheck() error {
-	c := checker{t: t, refs: map[uint32]uint32{}, static: map[mappedKey]uint32{}, counts: map[Addr6]uint64{}}
+	c := checker{t: t, refs: map[uint32]uint32{}, tcp: map[uint32]uint64{}, static: map[mappedKey]uint32{}, counts: map[Addr6]uint64{}}
 	for _, s := range t.shards {
 		if err := c.shard(s); err != nil {
 			return fmt.Errorf("shard %d: %w", s.id, err)
@@ -36,6 +36,7 @@ type checker struct {
 	entries  int
 	credits  int64
 	refs     map[uint32]uint32 // BIB index → sessions
+	tcp      map[uint32]uint64 // and those of TCP
 	static   map[mappedKey]uint32
 	mappings int
 	counts   map[Addr6]uint64 // what counts against clients' limits
@@ -123,6 +124,9 @@ func (c *checker) session(s *Shard, i uint32, w *words) error {
 		return fmt.Errorf("mapped address %s is not in pool4", ipv4(se.Mapped))
 	}
 	c.refs[bibIndex(set, se.MappedPort)]++
+	if se.Key.Proto == TCP {
+		c.tcp[bibIndex(set, se.MappedPort)]++
+	}
 	return nil
 }
 
@@ -294,6 +298,9 @@ func (c *checker) port(set int, port uint16, free bool, live *int) error {
 		*live++
 		if sessions != c.refs[i] || sessions == 0 {
 			return fmt.Errorf("mapping %d counts %d sessions, has %d", i, sessions, c.refs[i])
+		}
+		if tcp := c.t.bib.entries[i].tcp.Load(); tcp != c.tcp[i] {
+			return fmt.Errorf("mapping %d counts %d TCP sessions, has %d", i, tcp, c.tcp[i])
 		}
 		if m := c.t.bib.entries[i].meta.Load()&bibHeld != 0; m != held {
 			return fmt.Errorf("mapping %d: held %v, a static mapping there %v", i, m, held)

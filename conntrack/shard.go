@@ -38,8 +38,9 @@ type Shard struct {
 	wheel   wheel
 	sweep   sweep
 	credits int64
-	hand    uint32  // where evict goes on
-	recent  recents // sessions over entries, for evict
+	probes  []Session // see Probes; its capacity is maxProbes
+	hand    uint32    // where evict goes on
+	recent  recents   // sessions over entries, for evict
 	// recentEntries is recent for the entries themselves.
 	recentEntries recents
 	swept         atomic.Uint32 // Table.sweeps as of the last sweep carried out
@@ -60,7 +61,7 @@ func (k keyStream) next() uint64 { return k.g.Uint64() }
 // newShard allocates a shard. slots64 is where the 64 slots lie when they lie
 // in a file.
 func newShard(t *Table, id, buckets int, slots64 []slot, seed [32]byte) (s *Shard, err error) {
-	s = &Shard{t: t, id: id}
+	s = &Shard{t: t, id: id, probes: make([]Session, 0, maxProbes)}
 	n := buckets * lanes
 	if slots64 == nil {
 		if s.mem[0], err = mapAnonymous(sizeOf[slot](n)); err != nil {
@@ -135,6 +136,22 @@ func (s *Shard) MapForeseen(client Addr6, port uint16, p Proto, f *Foresight) (M
 	return s.mapping(i), OK
 }
 
+// FindMapping finds the mapping of a client's transport address that sessions
+// of the protocol use, and makes none.
+func (s *Shard) FindMapping(client Addr6, port uint16, p Proto) (Mapping, bool) {
+	if set := s.t.statics.Load(); len(set.byClient) > 0 {
+		if e := set.byClient[clientKey{client, port, p}]; e != nil {
+			return Mapping{e.Mapped, e.MappedPort, true}, true
+		}
+	}
+	k := kindOf(p)
+	i, _, ok := s.forward.find(s.t.bib, forwardHash(s.t.hash.client(client, port), k), k, s.kindSize(), client, port)
+	if !ok || !s.t.bib.entries[i].serves(p) {
+		return Mapping{}, false
+	}
+	return s.mapping(i), true
+}
+
 func (s *Shard) openBIB(i, hash uint32, client Addr6, port uint16, mark uint64) {
 	s.t.bib.entries[i].open(client, port, mark)
 	s.forward.insert(hash, i)
@@ -197,7 +214,7 @@ func (s *Shard) acquire(se *Session) (Origin, bool) {
 	if !e.is(k.Client, k.ClientPort) {
 		return 0, false
 	}
-	e.meta.Add(1)
+	e.count(k.Proto, 1)
 	s.countMapping(e, k.Client)
 	if se.Origin == OriginStatic {
 		return OriginNAT64, true
@@ -217,7 +234,7 @@ func (s *Shard) letGo(se *Session, origin Origin) {
 		return
 	}
 	set, _ := s.t.poolSet(kindOf(k.Proto), se.Mapped)
-	if e := &s.t.bib.entries[bibIndex(set, se.MappedPort)]; uint32(e.meta.Add(^uint64(0))) == 0 {
+	if e := &s.t.bib.entries[bibIndex(set, se.MappedPort)]; e.count(k.Proto, ^uint64(0)) == 0 {
 		s.Unmap(k.Client, k.ClientPort, k.Proto)
 	}
 }

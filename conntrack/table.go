@@ -180,6 +180,9 @@ func (t *Table) SetTimeouts(to Timeouts) {
 	t.timeout[timeoutRevoked].Store(0)
 }
 
+// IncomingSYN is how long an unsolicited SYN is stored. Any goroutine.
+func (t *Table) IncomingSYN() Tick { return Tick(t.timeout[timeoutSYN].Load()) }
+
 // lifetime is how long a session may stay idle.
 func (t *Table) lifetime(p Proto, st TCPState) Tick {
 	return Tick(t.timeout[timeoutOf(p, st)].Load())
@@ -191,6 +194,7 @@ type BIB struct {
 	ClientPort uint16
 	Owner      int // the shard that alone may insert sessions for this client
 	Static     bool
+	Serves     bool // sessions of the protocol asked about use it, or it is static
 }
 
 // FindBIB finds the mapping that an IPv4 packet is addressed to, if there is
@@ -198,18 +202,19 @@ type BIB struct {
 func (t *Table) FindBIB(p Proto, mapped uint32, port uint16) (BIB, bool) {
 	if set := t.statics.Load(); len(set.byMapped) > 0 {
 		if e := set.byMapped[mappedKey{mapped, port, p}]; e != nil {
-			return BIB{e.Client, e.ClientPort, t.Owner(e.Client, e.ClientPort), true}, true
+			return BIB{e.Client, e.ClientPort, t.Owner(e.Client, e.ClientPort), true, true}, true
 		}
 	}
 	set, ok := t.poolSet(kindOf(p), mapped)
 	if !ok {
 		return BIB{}, false
 	}
-	client, cport, _, ok := t.bib.entries[bibIndex(set, port)].read()
+	e := &t.bib.entries[bibIndex(set, port)]
+	client, cport, _, ok := e.read()
 	if !ok {
 		return BIB{}, false
 	}
-	return BIB{client, cport, t.Owner(client, cport), false}, true
+	return BIB{client, cport, t.Owner(client, cport), false, e.serves(p)}, true
 }
 
 // Flush ends every session. The shards do it bit by bit in their next calls of

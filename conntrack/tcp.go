@@ -42,7 +42,9 @@ const (
 	timeoutClasses
 )
 
-// timeoutOf says which lifetime a session has (RFC 6146 §3.5.2.2, §4).
+// timeoutOf says which lifetime a session has (RFC 6146 §3.5.2.2, §4). One in
+// V4_INIT was translated and forwarded: SYNs that are stored have no session
+// (dataplane/syns.go), and the lifetime timeoutSYN is theirs.
 func timeoutOf(p Proto, st TCPState) int {
 	if st == stateRevoked {
 		return timeoutRevoked
@@ -58,8 +60,6 @@ func timeoutOf(p Proto, st TCPState) int {
 	switch st {
 	case StateEstablished, StateV4Fin, StateV6Fin:
 		return timeoutEstablished
-	case StateV4Init:
-		return timeoutSYN
 	}
 	return timeoutTransitory
 }

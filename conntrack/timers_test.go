@@ -23,7 +23,7 @@ func TestLifetimes(t *testing.T) {
 		{UDP, StateNone, func(t *Timeouts) *Tick { return &t.UDP }},
 		{ICMP, StateNone, func(t *Timeouts) *Tick { return &t.ICMP }},
 		{TCP, StateV6Init, func(t *Timeouts) *Tick { return &t.TCPTransitory }},
-		{TCP, StateV4Init, func(t *Timeouts) *Tick { return &t.TCPIncomingSYN }},
+		{TCP, StateV4Init, func(t *Timeouts) *Tick { return &t.TCPTransitory }},
 		{TCP, StateEstablished, func(t *Timeouts) *Tick { return &t.TCPEstablished }},
 		{TCP, StateV4Fin, func(t *Timeouts) *Tick { return &t.TCPEstablished }},
 		{TCP, StateV6Fin, func(t *Timeouts) *Tick { return &t.TCPEstablished }},
@@ -45,7 +45,11 @@ func TestLifetimes(t *testing.T) {
 						t.Fatal("ended too early")
 					}
 					f.check()
-					if n := f.Shard(0).Expire(start+life, 100); n != 1 {
+					end := start + life
+					if c.state == StateEstablished {
+						end = f.lingers(k, end, to.TCPTransitory)
+					}
+					if n := f.Shard(0).Expire(end, 100); n != 1 {
 						t.Fatalf("%d sessions expired, want 1", n)
 					}
 					if st := f.Stats(); st.Used != 0 || st.BIB != 0 || st.Expired != 1 {
@@ -56,6 +60,84 @@ func TestLifetimes(t *testing.T) {
 			}
 		}
 	}
+}
+
+// lingers lets an established connection's lifetime end: it has the transitory
+// one now, and its client is to be probed. It returns when that ends.
+func (f *fixture) lingers(k Key64, at, transitory Tick) (end Tick) {
+	f.tb.Helper()
+	s := f.Shard(0)
+	if n, probes := s.Expire(at, 100), s.Probes(); n != 0 || len(probes) != 1 || probes[0].Key != k {
+		f.tb.Fatalf("%d expired, to be probed: %+v", n, probes)
+	}
+	v64, _ := f.get64(k)
+	v46, ok := f.get46(Key46{Server: k.Server, ServerPort: k.ServerPort, Mapped: v64.Mapped, MappedPort: v64.MappedPort, Proto: TCP})
+	if !ok || v64.State() != StateTrans || v46.State() != StateTrans {
+		f.tb.Fatalf("states %v, %v, want TRANS", v64.State(), v46.State())
+	}
+	f.runTo(at, at+transitory-1)
+	if _, ok := f.get64(k); !ok {
+		f.tb.Fatal("TRANS ended too early")
+	}
+	if len(s.Probes()) != 0 {
+		f.tb.Fatal("probed twice")
+	}
+	f.check()
+	return at + transitory
+}
+
+// A packet in TRANS brings an idle connection back, for the whole established
+// lifetime, at whose end it is probed again.
+func TestAnswerToAProbe(t *testing.T) {
+	f := newFixture(t, Config{Timeouts: Timeouts{UDP: 1, ICMP: 1, TCPEstablished: 500, TCPTransitory: 100, TCPIncomingSYN: 1}})
+	k := flow(1)
+	k.Proto = TCP
+	f.open(k, StateEstablished, 0)
+	f.lingers(k, 500, 90)
+	v, _ := f.get64(k)
+	f.PacketTCP64(&v, FlagACK, 590)
+	f.runTo(590, 1089)
+	if v, _ := f.get64(k); v.State() != StateEstablished {
+		t.Fatalf("state %v after an answer", v.State())
+	}
+	f.lingers(k, 1090, 100)
+}
+
+// What one call of Expire lists is bounded; the next goes on. And a session
+// over a server's entry is a cache's: it goes, and nobody is asked.
+func TestProbesAreBounded(t *testing.T) {
+	to := secondsEach()
+	to.Entry = 1000
+	f := newFixture(t, Config{Timeouts: to, Entries: 16})
+	f.cacheEntry(entryClient(0), 5000, 6000, 0)
+	se, v := f.over(entryClient(0), 5000, TCP, 80, 0)
+	if v != OK {
+		t.Fatal(v)
+	}
+	f.packet(se, true, FlagSYN|FlagACK, 0)
+	if v, _ := f.get64(se.Key); v.State() != StateEstablished {
+		t.Fatal(v.State())
+	}
+	for i := range 3 * maxProbes {
+		k := flow(i)
+		k.Proto = TCP
+		f.open(k, StateEstablished, 0)
+	}
+	s, total, gone := f.Shard(0), 0, 0
+	for {
+		gone += s.Expire(10, 1<<20)
+		if n := len(s.Probes()); n == 0 || n > maxProbes {
+			break
+		}
+		total += len(s.Probes())
+	}
+	if total != 3*maxProbes {
+		t.Errorf("%d to be probed, want %d", total, 3*maxProbes)
+	}
+	if st := f.Stats(); st.Used != 3*maxProbes || gone != 1 {
+		t.Errorf("%d sessions are left and %d went, want %d and 1", st.Used, gone, 3*maxProbes)
+	}
+	f.check()
 }
 
 // runTo lets time pass tick by tick, or in leaps when there are many.

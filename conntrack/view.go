@@ -46,10 +46,31 @@ func (v *View64) Touch(now Tick) { v.slot.touch(now) }
 func (v *View46) Touch(now Tick) { v.slot.touch(now) }
 
 // SetHop caches the next hop of this direction.
-func (v *View64) SetHop(hop uint32) { v.slot.setHop(v.seq, v.Hop, hop); v.Hop = hop }
+func (v *View64) SetHop(hop uint32) {
+	if v.slot != nil {
+		v.slot.setHop(v.seq, v.Hop, hop)
+	}
+	v.Hop = hop
+}
 
 // SetHop caches the next hop of this direction.
-func (v *View46) SetHop(hop uint32) { v.slot.setHop(v.seq, v.Hop, hop); v.Hop = hop }
+func (v *View46) SetHop(hop uint32) {
+	if v.slot != nil {
+		v.slot.setHop(v.seq, v.Hop, hop)
+	}
+	v.Hop = hop
+}
+
+// View64 is the view of a session that no table has: for a packet that is
+// translated without one. Nothing but SetHop may be called on it.
+func (se *Session) View64() View64 {
+	return View64{Mapped: se.Mapped, MappedPort: se.MappedPort, Delta: se.Delta64, Origin: se.Origin}
+}
+
+// View46 is View64 for the other direction.
+func (se *Session) View46() View46 {
+	return View46{Client: se.Key.Client, ClientPort: se.Key.ClientPort, Delta: se.Delta46, Pool6: se.Key.Pool6, Origin: se.Origin}
+}
 
 // Lookup64 finds the session of an IPv6 packet; h is Hash64(k). Any goroutine
 // may call it at any time; it takes no lock and waits for nobody.

@@ -75,17 +75,19 @@ func (s *Shard) arm(i uint32, now, due Tick, p Proto) {
 }
 
 // Expire ends sessions that were idle for their lifetime and says how many.
+// Established TCP connections it moves to TRANS first, and lists in Probes.
 // It does work for at most budget sessions; what is left, the next call does.
 // A worker calls it once per burst.
 func (s *Shard) Expire(now Tick, budget int) (expired int) {
 	w := &s.wheel
+	s.probes = s.probes[:0]
 	if budget -= s.sweepSome(budget, &expired); budget <= 0 || w.count == 0 {
 		return expired
 	}
 	if last := now - (wheelSize - 1); before(w.tick, last) {
 		w.tick = last // one turn visits every session, however long the pause was
 	}
-	for work := budget * bucketsPerOp; work > 0 && !before(now, w.tick) && w.count > 0; work-- {
+	for work := budget * bucketsPerOp; work > 0 && !before(now, w.tick) && w.count > 0 && len(s.probes) < maxProbes; work-- {
 		i := w.heads[w.tick%wheelSize]
 		if i == 0 {
 			w.tick++
@@ -111,7 +113,11 @@ func (s *Shard) recheck(i uint32, now Tick) (expired bool) {
 		used = other
 		a.stamp.Store(uint32(used)) // the session file has this slot alone
 	}
-	due := used + s.t.lifetime(p, stateOf(a.state.Load()))
+	state := a.state.Load()
+	due := used + s.t.lifetime(p, stateOf(state))
+	if !before(now, due) && p == TCP && stateOf(state) == StateEstablished && s.linger(i, state, now) {
+		due = now + s.t.lifetime(TCP, StateTrans)
+	}
 	s.arm(i, now, due, p)
 	if before(now, due) {
 		return false

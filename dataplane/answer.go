@@ -30,9 +30,12 @@ func (w *Worker) answer6(m *meta, typ, code uint8, param uint32) {
 	w.sendAnswer(m, frame, addr, n, V4ToV6)
 }
 
-// answer4 does the same with an ICMPv4 error (RFC 1812 §4.3.2).
+// answer4 does the same with an ICMPv4 error (RFC 1812 §4.3.2). One about a
+// hairpinned packet is for the client that sent it: it is translated as an
+// error from the IPv4 side is (RFC 6146 §3.8, RFC 5508 REQ-7).
 func (w *Worker) answer4(m *meta, typ, code uint8, param uint32) {
-	if !m.via.fresh() || m.toMany() || !xlat.MayAnswer4(&m.p) {
+	switch {
+	case !m.via.fresh() && m.via != viaHairpin, m.via.fresh() && m.toMany(), !xlat.MayAnswer4(&m.p):
 		return
 	}
 	frame, addr, ok := w.answerFrame()
@@ -44,7 +47,32 @@ func (w *Worker) answer4(m *meta, typ, code uint8, param uint32) {
 		src = m.p.Dst4 // an interface without an address of its own: the pool4 address it wrote to
 	}
 	n := xlat.BuildError4(frame[answerL3:], m.frame[m.p.L3:m.p.End], typ, code, param, src)
+	if m.via == viaHairpin {
+		w.turnAnswer(frame, addr, n)
+		return
+	}
 	w.sendAnswer(m, frame, addr, n, V6ToV4)
+}
+
+// turnAnswer collects an error about a hairpinned packet for sendBack.
+func (w *Worker) turnAnswer(frame []byte, addr uint64, n int) {
+	if w.back.n == BurstSize {
+		w.counters.Suppressed++
+		w.frames.Push(addr)
+		return
+	}
+	binary.BigEndian.PutUint16(frame[answerL3-2:], etherTypeIPv4)
+	w.counters.Generated++
+	w.back.add(w.umem, answerDesc(addr, n), viaHairpin)
+}
+
+// sendBack takes the errors about hairpinned packets through the steps. None of
+// them has another one for answer, so this ends.
+func (w *Worker) sendBack() {
+	if w.back.n > 0 {
+		w.steps(&w.back)
+		w.back.n = 0
+	}
 }
 
 // toMany says whether the frame was sent to a link-layer multicast or broadcast

@@ -43,6 +43,8 @@ const (
 	DropNoMapping
 	DropFiltered
 	DropTCPIncoming
+	DropSYNStored
+	DropSYNStoreFull
 	DropTableFull
 	DropPortsExhausted
 	DropClientSessions
@@ -122,10 +124,12 @@ var reasonTable = [dropReasons]Reason{
 
 	DropDenied:              {"denied_destination", "lookup", "The IPv4 destination is on the deny_ipv4 list, or can never be a host.", "RFC 6052 §5.1"},
 	DropWellKnownPrefix:     {"well_known_prefix", "lookup", "A non-global IPv4 address inside 64:ff9b::/96.", "RFC 6052 §3.1"},
-	DropTCPWithoutSession:   {"tcp_without_session", "lookup", "A TCP segment that opens nothing and belongs to no session.", "RFC 6146 §3.5.2.2"},
+	DropTCPWithoutSession:   {"tcp_without_session", "lookup", "A TCP segment that opens nothing and belongs to no session or mapping in use with TCP.", "RFC 6146 §3.5.2.2"},
 	DropNoMapping:           {"no_mapping", "lookup", "No BIB entry for the mapped port or identifier.", "RFC 6146 §3.5.1"},
 	DropFiltered:            {"filtered", "lookup", "Address-dependent filtering: the client never sent to this server.", "RFC 6146 §3.5.1"},
 	DropTCPIncoming:         {"tcp_incoming", "lookup", "Connections from the IPv4 side are switched off (tcp_incoming).", "RFC 6146 §3.5.2.2"},
+	DropSYNStored:           {"syn_stored", "lookup", "A SYN from the IPv4 side that no mapping lets in: kept while its client may open the same connection, then answered with Port Unreachable.", "RFC 6146 §3.5.2.2, RFC 5382 REQ-4"},
+	DropSYNStoreFull:        {"syn_store_full", "lookup", "Such a SYN while too many are kept already: it is not answered.", "RFC 6146 §5.3"},
 	DropTableFull:           {"table_full", "lookup", "limits.sessions is reached; established sessions go on.", "RFC 6146 §5.3"},
 	DropPortsExhausted:      {"ports_exhausted", "lookup", "pool4 has no free port for a new mapping; established sessions go on.", "RFC 6146 §3.5.1.1"},
 	DropClientSessions:      {"client_sessions", "lookup", "The client has limits.sessions_per_client sessions; those go on.", "RFC 6888 REQ-5, RFC 6146 §5.3"},

@@ -6,6 +6,7 @@ import "handoff64/conntrack"
 // RFC 1812 §4.3.2.8). Owned by the worker.
 type bucket struct {
 	tokens int // in tenths of an error, so that a tick's share is whole
+	full   int // a second's worth
 }
 
 // refill adds one worker's share for the ticks since the last round. At most a
@@ -13,8 +14,12 @@ type bucket struct {
 func (b *bucket) refill(now, last conntrack.Tick, perSecond, workers int) {
 	full := max(perSecond*conntrack.TicksPerSecond/workers, min(perSecond, 1)*conntrack.TicksPerSecond)
 	elapsed := min(int(now-last), conntrack.TicksPerSecond)
-	b.tokens = min(b.tokens+elapsed*full/conntrack.TicksPerSecond, full)
+	b.tokens, b.full = min(b.tokens+elapsed*full/conntrack.TicksPerSecond, full), full
 }
+
+// plenty says whether more than half of what can be saved up is there: for
+// errors that must leave room for others.
+func (b *bucket) plenty() bool { return 2*b.tokens > b.full }
 
 func (b *bucket) take() bool {
 	if b.tokens < conntrack.TicksPerSecond {

@@ -71,6 +71,12 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 		w.drop(m, r)
 		return
 	}
+	if m.p.Kind == packet.KindTCP && !opens(m.p.TCPFlags) {
+		if !w.stray64(m) {
+			w.drop(m, DropTCPWithoutSession)
+		}
+		return
+	}
 	mapping, v := w.shard.MapForeseen(k.Client, k.ClientPort, k.Proto, f)
 	if v != conntrack.OK {
 		w.answer6(m, 1, 3, 0) // RFC 6146 §3.5.1.1, RFC 6888 REQ-11: address unreachable
@@ -78,6 +84,9 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 		return
 	}
 	s := conntrack.Session{Key: *k, Mapped: mapping.Addr, MappedPort: mapping.Port, State: initial(&m.p, false)}
+	if k.Proto == conntrack.TCP && w.awaited(&s) {
+		s.State = conntrack.StateEstablished // RFC 6146 §3.5.2.2, "V4 INIT": both ends have sent their SYN
+	}
 	w.deltas(&s)
 	first := w.handoff != nil && k.Proto != conntrack.ICMP && !w.shard.UsedWith(k.Client, k.ClientPort, k.Server)
 	if v := w.shard.Insert(&s, w.now); v != conntrack.OK {
@@ -130,8 +139,6 @@ func (w *Worker) refuseOpening64(m *meta) DropReason {
 		return r
 	}
 	switch {
-	case m.p.Kind == packet.KindTCP && !opens(m.p.TCPFlags):
-		return DropTCPWithoutSession
 	case m.p.Kind == packet.KindEchoReply:
 		return DropNoMapping // RFC 6146 §3.5.3: only a request opens
 	case m.via == viaPort && w.fromHost(m):
@@ -143,20 +150,6 @@ func (w *Worker) refuseOpening64(m *meta) DropReason {
 // fromHost says whether the source is an address of the host itself.
 func (w *Worker) fromHost(m *meta) bool {
 	return w.local && w.toHost(w.snap.Hops[w.snap.Lookup6(m.p.SrcHi, m.p.SrcLo)])
-}
-
-// initial is the state that a session starts in.
-func initial(p *packet.Parsed, fromV4 bool) conntrack.TCPState {
-	if p.Kind != packet.KindTCP {
-		return conntrack.StateNone
-	}
-	st, _ := conntrack.InitialTCP(p.TCPFlags, fromV4)
-	return st
-}
-
-// opens says whether a TCP segment starts a connection.
-func opens(flags uint8) bool {
-	return flags&(conntrack.FlagSYN|conntrack.FlagACK|conntrack.FlagRST|conntrack.FlagFIN) == conntrack.FlagSYN
 }
 
 // open46 deals with a packet from the IPv4 side that has no session: its
@@ -172,7 +165,9 @@ func (w *Worker) open46(m *meta) {
 		return
 	}
 	b, ok := w.table.FindBIB(k.Proto, k.Mapped, k.MappedPort)
-	if !ok {
+	if !ok || !b.Serves && w.handoff == nil {
+		// A mapping that only the other protocol uses lets nothing in (RFC 7857
+		// §6); one of handoff is a host's for both (handoff draft §4).
 		w.refuseUnmapped(m)
 		return
 	}
@@ -191,6 +186,9 @@ func (w *Worker) open46(m *meta) {
 	prefix := w.rules.prefixFor(k.Server)
 	if prefix < 0 {
 		w.drop(m, DropWellKnownPrefix)
+		return
+	}
+	if m.p.Kind == packet.KindTCP && !w.admitTCP46(m, &b, uint8(prefix)) {
 		return
 	}
 	s := conntrack.Session{
@@ -228,20 +226,26 @@ func (w *Worker) strangeTo(m *meta, b *conntrack.BIB) bool {
 	return w.rules.AddressDependent || w.capable(k.Server)
 }
 
-// refuseUnmapped: nobody behind this port. RFC 6146 §3.5.1 and §3.5.3 let a
-// host unreachable error be sent; TCP is answered by silence (§3.5.2.2).
+// refuseUnmapped: nobody behind this port. RFC 6146 §3.5.1 and §3.5.3 have a
+// host unreachable error sent; a SYN is stored (§3.5.2.2). With handoff the
+// sender comes first.
 func (w *Worker) refuseUnmapped(m *meta) {
 	if w.handoff != nil && m.k46.Proto != conntrack.ICMP && m.via != viaHairpin {
 		w.tunnel4(m, m.k46.Server) // handoff draft §8, rule 5: the sender may know
 		return
 	}
-	if m.p.Kind == packet.KindUDP || m.p.Kind == packet.KindEchoRequest { // RFC 6146 §3.5.1, §3.5.3
+	switch m.p.Kind {
+	case packet.KindTCP:
+		w.refuseUnmappedTCP(m)
+		return
+	case packet.KindUDP, packet.KindEchoRequest:
 		w.answer4(m, 3, 1, 0)
 	}
 	w.drop(m, DropNoMapping)
 }
 
-// refuseOpening46 says why the packet must not open a session.
+// refuseOpening46 says why the packet must not open a session. TCP has more
+// rules: admitTCP46.
 func (w *Worker) refuseOpening46(m *meta, b *conntrack.BIB) DropReason {
 	if r := w.rules.refuse46(m.k46.Server); r != NotDropped {
 		return r
@@ -249,13 +253,11 @@ func (w *Worker) refuseOpening46(m *meta, b *conntrack.BIB) DropReason {
 	switch {
 	case m.via.fresh() && w.rules.Pool4.Contains(m.k46.Server):
 		return DropBadSource // nobody out there has an address of ours
-	case w.rules.AddressDependent && !b.Static && !w.shard.HasSessionWith(b.Client, b.ClientPort, m.k46.Server, m.k46.Proto):
-		w.answer4(m, 3, 13, 0) // RFC 6146 §3.5.1: communication administratively prohibited
+	case m.p.Kind == packet.KindTCP:
+		return NotDropped
+	case w.filtered(m, b):
+		w.answer4(m, 3, 13, 0) // RFC 6146 §3.5.1, §3.5.3: communication administratively prohibited
 		return DropFiltered
-	case m.p.Kind == packet.KindTCP && !opens(m.p.TCPFlags):
-		return DropTCPWithoutSession
-	case m.p.Kind == packet.KindTCP && !w.rules.TCPIncoming && !b.Static:
-		return DropTCPIncoming
 	case m.p.Kind == packet.KindEchoReply:
 		return DropNoMapping
 	}

@@ -86,9 +86,13 @@ type Worker struct {
 	main burst // packets as they come from a port
 	turn burst // hairpin: translated once, going round again
 	late burst // fragments that were held
+	back burst // hairpin: ICMPv4 errors of ours about such packets
 
 	datagrams *datagrams
 	parked    park
+	probes    probes
+	syns      *synStore
+	aside     meta // a packet that is in no burst
 	in        inbox
 	gave      uint64 // bit set: workers that were given something in this round
 	given     uint64 // packets ever given to other workers
@@ -126,7 +130,7 @@ func NewWorker(c Config) (*Worker, error) {
 	}
 	w := &Worker{
 		id: c.ID, table: c.Table, shard: c.Shard, hops: c.Hops, umem: c.UMEM, frames: c.Frames, group: c.Group, handoff: c.Handoff,
-		rules: c.Rules, opts: c.Rules.Translation, random: c.Seed | 1,
+		rules: c.Rules, opts: c.Rules.Translation, random: c.Seed | 1, syns: new(synStore),
 	}
 	w.stick = c.Ports[IPv6][0] == c.Ports[IPv4][0]
 	for f, ports := range c.Ports {
@@ -192,7 +196,7 @@ func (w *Worker) expire(now conntrack.Tick, received int) int {
 	if received == 0 {
 		budget = expireBudgetIdle
 	}
-	return w.shard.Expire(now, budget) + w.expireFragments(budget)
+	return w.shard.Expire(now, budget) + w.expireFragments(budget) + w.probeIdle() + w.expireSYNs()
 }
 
 // begin takes up what has changed outside since the last round.
@@ -242,6 +246,7 @@ func (w *Worker) turnRound() {
 		w.steps(&w.turn)
 		w.turn.n = 0
 	}
+	w.sendBack()
 }
 
 // drop gives a packet up: it is counted under its reason and its frame is free

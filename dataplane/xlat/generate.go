@@ -59,6 +59,27 @@ func BuildError4(dst, offending []byte, typ, code uint8, param uint32, src uint3
 	return n
 }
 
+// BuildProbe6 writes to dst the probe that asks an IPv6 host whether a TCP
+// connection lives (RFC 6146 §3.5.2.2): no data, the ACK flag alone, sequence
+// and acknowledgment number zero. It returns its length, zero if dst is too
+// short.
+func BuildProbe6(dst []byte, srcHi, srcLo, dstHi, dstLo uint64, srcPort, dstPort uint16) (n int) {
+	const upper, ack = 20, 0x10
+	if n = packet.IPv6Len + upper; len(dst) < n {
+		return 0
+	}
+	u := dst[packet.IPv6Len:n]
+	clear(u)
+	binary.BigEndian.PutUint16(u[0:], srcPort)
+	binary.BigEndian.PutUint16(u[2:], dstPort)
+	u[12], u[13] = upper/4<<4, ack
+	pseudo := packet.Pseudo6(srcHi, srcLo, dstHi, dstLo, upper, packet.ProtoTCP)
+	binary.BigEndian.PutUint16(u[16:], ^packet.Fold(packet.Sum(u, pseudo)))
+	w := uint64(6)<<60 | upper<<16 | packet.ProtoTCP<<8 | errorTTL
+	header6((*[packet.IPv6Len]byte)(dst), w, srcHi, srcLo, dstHi, dstLo)
+	return n
+}
+
 // MayAnswer6 says whether an ICMPv6 error about p may be sent (RFC 4443 §2.4
 // (e)): not about an error or a redirect, not to what is no single node. A
 // later fragment of an ICMPv6 message may be part of an error.
