@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"text/tabwriter"
 	"time"
 
@@ -50,6 +52,10 @@ func replayCommand(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "nat64d replay: --%s FILE is missing\n", missing)
 		return exitUsage
 	}
+	if err := files.distinct(); err != nil {
+		fmt.Fprintf(stderr, "nat64d replay: %v\n", err)
+		return exitUsage
+	}
 	c, ok := loadConfig(*file, stderr)
 	if !ok {
 		return exitUsage
@@ -61,6 +67,25 @@ func replayCommand(args []string, stdout, stderr io.Writer) int {
 	}
 	printReplay(stdout, &counters, *drops)
 	return exitOK
+}
+
+// distinct says whether a file that will be written is one of the others under
+// any name: what was captured must not be lost. Devices such as /dev/null may
+// be given twice.
+func (f replayFiles) distinct() error {
+	for i, out := range []string{f.out6, f.out4} {
+		written, err := os.Stat(out)
+		if err == nil && !written.Mode().IsRegular() {
+			continue
+		}
+		for _, other := range []string{f.in6, f.in4, f.out4}[:3-i] {
+			is, otherErr := os.Stat(other)
+			if filepath.Clean(out) == filepath.Clean(other) || err == nil && otherErr == nil && os.SameFile(written, is) {
+				return fmt.Errorf("%s would be overwritten: give each output a file of its own", other)
+			}
+		}
+	}
+	return nil
 }
 
 func firstMissing(fs *flag.FlagSet, names map[string]*string) (missing string) {

@@ -163,6 +163,51 @@ func TestReplayIsRepeatable(t *testing.T) {
 	}
 }
 
+// A capture that is given as an output, too, by whatever name, is left alone.
+func TestReplayOverwritesNoInput(t *testing.T) {
+	in6, in4 := capture{{0, query(t, 64)}}.write(t, "6.pcap"), capture{}.write(t, "4.pcap")
+	dir := t.TempDir()
+	link, fresh, other := filepath.Join(dir, "link"), filepath.Join(dir, "fresh"), filepath.Join(dir, "other")
+	if err := os.Symlink(in6, link); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(in6)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name, out6, out4 string
+		want             bool
+	}{
+		{"four files", fresh, other, true},
+		{"the same again", fresh, other, true},
+		{"an input", in6, other, false},
+		{"the other side's input", other, in6, false},
+		{"an input by another name", fresh, link, false},
+		{"one output for both", fresh, fresh, false},
+		{"one output for both, new", filepath.Join(dir, "new"), filepath.Join(dir, ".", "x", "..", "new"), false},
+		{"nothing kept", os.DevNull, os.DevNull, true},
+	} {
+		err := replayFiles{in6: in6, in4: in4, out6: tc.out6, out4: tc.out4}.distinct()
+		if (err == nil) != tc.want {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		for _, f := range []string{fresh, other} {
+			if err := os.WriteFile(f, nil, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var stderr bytes.Buffer
+	args := []string{"--config", "none.json", "--ipv6-in", in6, "--ipv4-in", in4, "--ipv6-out", link, "--ipv4-out", other}
+	if code := replayCommand(args, &bytes.Buffer{}, &stderr); code != exitUsage || !strings.Contains(stderr.String(), "overwritten") {
+		t.Errorf("exit code %d: %s", code, stderr.String())
+	}
+	if after, err := os.ReadFile(in6); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("the capture was changed: %v", err)
+	}
+}
+
 func TestCommandLine(t *testing.T) {
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good.json")
