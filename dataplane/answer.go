@@ -113,6 +113,9 @@ func (w *Worker) sendAnswer(m *meta, frame []byte, addr uint64, n int, dir Direc
 		return
 	}
 	w.enqueue(answerDesc(addr, n), dir)
+	if w.taps != nil {
+		w.taps.made(w, m, answerDesc(addr, n), dir, true)
+	}
 }
 
 // answerL3 is where the IP header of a packet made here stands in its frame.

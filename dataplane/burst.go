@@ -72,6 +72,7 @@ type meta struct {
 
 	role    role        // rx, fragments
 	home    uint8       // rx, roleForeign: the worker that has the datagram
+	left    Left        // for taps: how it left, if neither sent nor dropped
 	outcome outcome     // valid for roleFirst and roleForeign
 	reason  DropReason  // parse for roleSpoilt; drop
 	ref     datagramRef // rx, fragments: roleFirst, roleForeign

@@ -166,6 +166,9 @@ var reasonTable = [dropReasons]Reason{
 // String is the reason's name as nat64ctl prints it.
 func (r DropReason) String() string { return reasonTable[r].Name }
 
+// ReasonOf is a reason's row.
+func ReasonOf(r DropReason) Reason { return reasonTable[r] }
+
 // EachReason calls f for every reason in the order of the packet path.
 func EachReason(f func(DropReason, Reason)) {
 	for r := NotDropped + 1; r < dropReasons; r++ {

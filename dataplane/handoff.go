@@ -82,7 +82,7 @@ func (w *Worker) tunnel(m *meta, r conntrack.ToServer) {
 		w.drop(m, DropHandoffFull)
 		return
 	}
-	m.verdict = gone
+	m.verdict, m.left = gone, LeftServer
 	m.outcome, m.what.peer = outcomeTunnelled, r.Server
 	if m.dir == V6ToV4 {
 		m.what.peer = r.Own

@@ -58,7 +58,7 @@ func (w *Worker) hold(m *meta) {
 		q.what = decision{state: translating, proto: m.p.Proto, srcPort: m.p.SrcPort, dstPort: m.p.DstPort, whole: m.p.Whole}
 	}
 	p.n++
-	m.verdict = gone
+	m.verdict, m.left = gone, LeftParked
 }
 
 // retryParked sends what waits through the steps once more.

@@ -30,7 +30,7 @@ func (w *Worker) pass(m *meta) {
 		return
 	}
 	w.enqueueKernel(ring.Desc{Addr: m.addr, Len: m.len}, passedAs+kernelCount(map6(m.dir)))
-	m.verdict = gone
+	m.verdict, m.left = gone, LeftKernel
 }
 
 // enqueueKernel appends to what goes to the kernel; a full box is sent first.

@@ -4,7 +4,7 @@ package dataplane
 // from here on.
 func (w *Worker) receive(p *inPort) int {
 	b := &w.main
-	b.n = 0
+	b.n, w.side = 0, p.family
 	n := p.Recv(b.descs[:])
 	var octets uint64
 	for i := range n {

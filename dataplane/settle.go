@@ -131,7 +131,7 @@ func (w *Worker) push(to int, m *meta, note fragmentNote) {
 		return
 	}
 	m.verdict = gone
-	m.outcome = outcomeGiven
+	m.outcome, m.left = outcomeGiven, LeftGiven
 	w.given++
 	w.gave |= 1 << to
 }

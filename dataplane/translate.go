@@ -243,10 +243,13 @@ func (w *Worker) fragment(m *meta, mtu int) {
 		}
 		writeEthernet(frame[answerL3-ethernetHeader:], m.hop, dir)
 		w.queue(m.hop, answerDesc(addr, octets), dir)
+		if w.taps != nil {
+			w.taps.made(w, m, answerDesc(addr, octets), dir, false)
+		}
 	}
 	w.counters.Generated += uint64(n - 1)
 	w.frames.Push(m.addr)
-	m.verdict = gone
+	m.verdict, m.left = gone, LeftPieces
 }
 
 // mtu of a packet that leaves on the side: the configured one or the

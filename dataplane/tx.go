@@ -94,6 +94,9 @@ func (w *Worker) flushOutbox(side Family) {
 	w.counters.TxBytes[side] += octets
 	for i := sent; i < o.n; i++ {
 		w.counters.drop(DropTXFull)
+		if w.taps != nil {
+			w.taps.refused(w, o.descs[i], o.dirs[i])
+		}
 		w.frames.Push(o.descs[i].Addr)
 	}
 	o.n = 0

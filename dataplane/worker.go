@@ -78,6 +78,11 @@ type Worker struct {
 	pending atomic.Pointer[Rules] // set by SetRules, taken up at the next round
 	inForce atomic.Pointer[Rules] // rules, for others to read
 
+	taps        *tapSet                // nil while nobody looks on; see tap.go
+	pendingTaps atomic.Pointer[tapSet] // set by Taps, taken up at the next round
+	seenTaps    atomic.Pointer[tapSet] // taps, for others to read
+	side        Family                 // interface that the burst was received from
+
 	now    conntrack.Tick
 	snap   *nexthop.Snapshot
 	random uint64
@@ -210,6 +215,7 @@ func (w *Worker) begin(now conntrack.Tick) {
 		w.inForce.Store(r)
 	}
 	w.datagrams.timeout = cmp.Or(w.rules.FragmentTimeout, defaultFragmentTicks)
+	w.takeTaps()
 	w.opts.MTU6, w.opts.MTU4 = w.mtu(IPv6, w.snap.IPv6.MTU), w.mtu(IPv4, w.snap.IPv4.MTU)
 }
 
@@ -224,12 +230,22 @@ func (w *Worker) process(b *burst) {
 }
 
 func (w *Worker) steps(b *burst) {
+	tapped := w.taps != nil
+	if tapped {
+		w.taps.begin(w, b)
+	}
 	w.parse(b)
 	w.classify(b)
 	if b.frags > 0 {
 		w.fragments(b)
 	}
+	if tapped {
+		w.taps.known(w, b)
+	}
 	w.lookup(b)
+	if tapped {
+		w.taps.looked(b)
+	}
 	if b.frags > 0 {
 		w.sendHome(b)
 	}
@@ -237,6 +253,9 @@ func (w *Worker) steps(b *burst) {
 	w.tx(b)
 	if b.frags > 0 {
 		w.settle(b)
+	}
+	if tapped {
+		w.taps.end(w, b)
 	}
 }
 

@@ -23,6 +23,7 @@ type request struct {
 	watch   bool
 	all     bool
 	handoff bool
+	octets  int
 	filter  control.SessionFilter
 }
 
@@ -38,7 +39,7 @@ type command struct {
 
 // laterCommands are part of the interface, but their feature does not exist yet.
 func laterCommands() []string {
-	return []string{"trace", "capture", "top"}
+	return []string{"top"}
 }
 
 func commands() []command {
@@ -82,6 +83,11 @@ func commands() []command {
 			name: "set", usage: "[KEY [VALUE]] [--all]", summary: "change a key of the configuration, or show what differs from the file", text: setHelp,
 			flags: func(fs *flag.FlagSet, r *request) { fs.BoolVar(&r.all, "all", false, "") },
 			run:   (*request).set,
+		},
+		{name: "trace", usage: "FILTER", summary: "explain the way of packets, one by one", text: traceHelp, run: (*request).trace},
+		{
+			name: "capture", usage: "FILE [FILTER] [--octets N]", summary: "write packets to a file, before and after translation", text: captureHelp,
+			flags: captureFlags, run: (*request).capture,
 		},
 		{name: "reload", summary: "read the configuration file anew", text: reloadHelp, run: (*request).reload},
 	}

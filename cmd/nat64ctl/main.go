@@ -33,6 +33,7 @@ const (
 // program is one run of nat64ctl. Used by one goroutine.
 type program struct {
 	out    *bufio.Writer
+	errs   io.Writer
 	client *control.Client
 	json   bool
 	now    func() time.Time
@@ -56,7 +57,7 @@ func usagef(format string, args ...any) error { return usageError{fmt.Sprintf(fo
 
 // run is main without the process around it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func() time.Time, second <-chan time.Time) int {
-	p := &program{out: bufio.NewWriter(stdout), now: now, second: second}
+	p := &program{out: bufio.NewWriter(stdout), errs: stderr, now: now, second: second}
 	err := p.dispatch(ctx, args)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		err = nil // the user's own Ctrl-C

@@ -45,6 +45,7 @@ type translator struct {
 	hops    *nexthop.Table
 	tun     *tunport.Device // nil when there is none
 	workers []*dataplane.Worker
+	taps    *dataplane.Taps
 	handoff *handoff.Worker    // nil when handoff is off
 	servers *conntrack.Servers // the same
 	links   []*handoff.Link    // of each worker
@@ -233,6 +234,7 @@ func (d *daemon) makeWorkers(t *translator) error {
 		}
 		t.cpus = append(t.cpus, cpu)
 	}
+	t.taps = dataplane.NewTaps(t.workers)
 	return nil
 }
 

@@ -163,6 +163,15 @@ func stream[T any](ctx context.Context, c *Client, path string, each func(T) err
 
 // do sends a request and returns the body of a good answer.
 func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (io.ReadCloser, error) {
+	resp, err := c.send(ctx, method, path, body)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+// send returns a good answer.
+func (c *Client) send(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://nat64d"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("asking nat64d: %w", err)
@@ -172,7 +181,7 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (i
 		return nil, c.unreachable(err)
 	}
 	if resp.StatusCode == http.StatusOK {
-		return resp.Body, nil
+		return resp, nil
 	}
 	defer resp.Body.Close()
 	var answer struct {

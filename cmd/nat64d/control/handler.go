@@ -41,11 +41,15 @@ type bibRequest struct {
 //	GET  /v1/settings                       one JSON value
 //	POST /v1/set                            {"key", "value"}; the answer is a Changed
 //	POST /v1/reload                         the answer is a Changed
+//	GET  /v1/trace?client=…&count=…         one JSON object a packet, and one at the end
+//	GET  /v1/capture?client=…&octets=…      pcapng
+//	POST /v1/tap/N/end                      ends the trace or capture whose answer has "Nat64-Tap: N"
 //
 // Every error is {"error": "…"}; what is wrong with a configuration comes as
 // status 422 and has "problems" as well. Once cutting is set, walks end.
-func handler(d Daemon, cutting *atomic.Bool) http.Handler {
+func handler(d Daemon, cutting *atomic.Bool, under *taps) http.Handler {
 	mux := http.NewServeMux()
+	under.register(mux, d)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Status()) })
 	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.Stats()) })
 	mux.HandleFunc("GET /v1/drops", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, d.DropReasons()) })

@@ -26,6 +26,7 @@ type Server struct {
 	// gate is held for reading by every request under way. Close locks it for
 	// good: from then on nobody uses the Daemon, whose tables may go.
 	gate    sync.RWMutex
+	taps    taps
 	cutting atomic.Bool // walks over tables end at the next entry
 }
 
@@ -46,7 +47,7 @@ func Start(path, metricsAddr string, d Daemon, log *slog.Logger) (*Server, error
 		s.metrics = l.Addr()
 		s.serve(l, metricsHandler(d, log), "metrics")
 	}
-	s.serve(socket, handler(d, &s.cutting), "control")
+	s.serve(socket, handler(d, &s.cutting, &s.taps), "control")
 	return s, nil
 }
 
@@ -84,6 +85,7 @@ func (s *Server) MetricsAddr() net.Addr { return s.metrics }
 // stopped reading must not keep a translator from stopping well. When it
 // returns, the Daemon is not in use any more.
 func (s *Server) Close(ctx context.Context) error {
+	s.taps.shutDown()
 	var errs []error
 	for _, hs := range s.servers {
 		err := hs.Shutdown(ctx)

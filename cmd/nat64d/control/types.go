@@ -1,6 +1,7 @@
 package control
 
 import (
+	"context"
 	"net/netip"
 	"strings"
 )
@@ -33,6 +34,12 @@ type Daemon interface {
 	// Reload reads the configuration file anew and applies what is live. A bad
 	// file is a ConfigError, and nothing has changed.
 	Reload(by string) (Changed, error)
+	// Trace shows the ways of the packets that f chooses until ctx ends, f.Count is
+	// reached or the sink has had enough, and says how many of them it missed.
+	Trace(ctx context.Context, f PacketFilter, sink Sink[TraceEvent]) (missed uint64, err error)
+	// Capture shows the packets that f chooses and what leaves because of them, up
+	// to so many octets of each.
+	Capture(ctx context.Context, f PacketFilter, octets int, sink Sink[Frame]) (missed uint64, err error)
 	// Flush ends all sessions, or forgets what handoff servers gave, which they
 	// give again when it is needed. It returns when all of it is gone.
 	Flush(handoffOnly bool) error

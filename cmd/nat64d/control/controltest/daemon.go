@@ -3,6 +3,7 @@
 package controltest
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -21,6 +22,9 @@ type Daemon struct {
 	SessionsFunc func(yield func(control.Session) bool)
 	ServersValue []control.HandoffServer
 	Flushed      atomic.Pointer[bool] // how Flush was called last
+	TraceValue   []control.TraceEvent
+	FramesValue  []control.Frame
+	Missed       uint64 // by traces and captures
 	// SetFunc and ReloadFunc answer to Set and Reload.
 	SetFunc    func(by, key, value string) (control.Changed, error)
 	ReloadFunc func(by string) (control.Changed, error)
@@ -167,6 +171,42 @@ func (d *Daemon) Settings() control.Settings {
 		{Key: "filtering", Value: "endpoint-independent", File: "endpoint-independent", Takes: "live"},
 		{Key: "hairpin", Value: true, File: true, Takes: "live"},
 	}}
+}
+
+// Trace is part of control.Daemon. It shows TraceValue and goes on until its
+// reader has had enough.
+func (d *Daemon) Trace(ctx context.Context, f control.PacketFilter, sink control.Sink[control.TraceEvent]) (uint64, error) {
+	if f.Reason == "unknown" {
+		return 0, control.ConfigError{Problems: []string{"filter drop: no such reason"}}
+	}
+	if !sink.Started([2]string{"eth1", "eth0"}) {
+		return 0, nil
+	}
+	for i, e := range d.TraceValue {
+		if !sink.Each(e) || i+1 == f.Count {
+			return d.Missed, nil
+		}
+	}
+	sink.Rest()
+	<-ctx.Done()
+	return d.Missed, nil
+}
+
+// Capture is part of control.Daemon. It shows FramesValue and goes on until its
+// reader has had enough.
+func (d *Daemon) Capture(ctx context.Context, f control.PacketFilter, octets int, sink control.Sink[control.Frame]) (uint64, error) {
+	if !sink.Started([2]string{"eth1", "eth0"}) {
+		return 0, nil
+	}
+	for i, p := range d.FramesValue {
+		p.Octets = p.Octets[:min(octets, len(p.Octets))]
+		if !sink.Each(p) || i+1 == f.Count {
+			return d.Missed, nil
+		}
+	}
+	sink.Rest()
+	<-ctx.Done()
+	return d.Missed, nil
 }
 
 // Set is part of control.Daemon.
