@@ -15,7 +15,6 @@ import (
 
 type filterConfig struct {
 	_          structs.HostLayout
-	FragmentNs uint64
 	Pool6Count uint32
 	ServeIpv6  uint8
 	ServeIpv4  uint8
@@ -27,15 +26,6 @@ type filterConfig struct {
 		Net  [2]uint64
 		Mask [2]uint64
 	}
-}
-
-type filterFragmentKey struct {
-	_     structs.HostLayout
-	Src   uint32
-	Dst   uint32
-	Id    uint16
-	Proto uint8
-	Pad   uint8
 }
 
 type filterPool4Key struct {
@@ -68,7 +58,6 @@ type filterStaticKey struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	filterMapFragments     = "fragments"
 	filterMapPool4         = "pool4"
 	filterMapPortSets      = "port_sets"
 	filterMapQueues        = "queues"
@@ -127,13 +116,12 @@ type filterProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type filterMapSpecs struct {
-	Fragments *ebpf.MapSpec `ebpf:"fragments"`
-	Pool4     *ebpf.MapSpec `ebpf:"pool4"`
-	PortSets  *ebpf.MapSpec `ebpf:"port_sets"`
-	Queues    *ebpf.MapSpec `ebpf:"queues"`
-	Settings  *ebpf.MapSpec `ebpf:"settings"`
-	Statics   *ebpf.MapSpec `ebpf:"statics"`
-	Xsks      *ebpf.MapSpec `ebpf:"xsks"`
+	Pool4    *ebpf.MapSpec `ebpf:"pool4"`
+	PortSets *ebpf.MapSpec `ebpf:"port_sets"`
+	Queues   *ebpf.MapSpec `ebpf:"queues"`
+	Settings *ebpf.MapSpec `ebpf:"settings"`
+	Statics  *ebpf.MapSpec `ebpf:"statics"`
+	Xsks     *ebpf.MapSpec `ebpf:"xsks"`
 }
 
 // filterVariableSpecs contains global variables before they are loaded into the kernel.
@@ -162,18 +150,16 @@ func (o *filterObjects) Close() error {
 //
 // It can be passed to loadFilterObjects or ebpf.CollectionSpec.LoadAndAssign.
 type filterMaps struct {
-	Fragments *ebpf.Map `ebpf:"fragments"`
-	Pool4     *ebpf.Map `ebpf:"pool4"`
-	PortSets  *ebpf.Map `ebpf:"port_sets"`
-	Queues    *ebpf.Map `ebpf:"queues"`
-	Settings  *ebpf.Map `ebpf:"settings"`
-	Statics   *ebpf.Map `ebpf:"statics"`
-	Xsks      *ebpf.Map `ebpf:"xsks"`
+	Pool4    *ebpf.Map `ebpf:"pool4"`
+	PortSets *ebpf.Map `ebpf:"port_sets"`
+	Queues   *ebpf.Map `ebpf:"queues"`
+	Settings *ebpf.Map `ebpf:"settings"`
+	Statics  *ebpf.Map `ebpf:"statics"`
+	Xsks     *ebpf.Map `ebpf:"xsks"`
 }
 
 func (m *filterMaps) Close() error {
 	return _FilterClose(
-		m.Fragments,
 		m.Pool4,
 		m.PortSets,
 		m.Queues,

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,7 +39,6 @@ func testConfig() FilterConfig {
 			{ICMP, netip.MustParseAddrPort("192.0.2.1:77")},
 			{UDP, netip.MustParseAddrPort("203.0.113.9:53")},
 		},
-		FragmentTimeout: time.Hour,
 	}
 }
 
@@ -214,29 +212,26 @@ func icmpCases() []verdictCase {
 	return cases
 }
 
-// fragmentCases depend on their order.
+// fragmentCases are the worker's, whatever they are: only a datagram's first
+// fragment shows whose it is, and it may come last.
 func fragmentCases() []verdictCase {
-	frag := func(id, fragment uint16, proto byte, payload []byte) []byte {
-		return ipv4Packet{src: host, dst: pool, proto: proto, id: id, fragment: fragment, payload: payload}.frame()
+	frag := func(dst string, fragment uint16, proto byte, payload []byte) []byte {
+		return ipv4Packet{src: host, dst: dst, proto: proto, id: 1, fragment: fragment, payload: payload}.frame()
 	}
 	const more = 0x2000
 	data := make([]byte, 64)
 	return []verdictCase{
-		{"later fragment of nothing known", frag(1, 185, 17, data), false},
-		{"first fragment of ours", frag(1, more, 17, transport(53, 5000)), true},
-		{"middle fragment of ours", frag(1, more|100, 17, data), true},
-		{"last fragment of ours", frag(1, 185, 17, data), true},
-		{"same identification, other protocol", frag(1, 185, 6, data), false},
-		{"other identification", frag(2, 185, 17, data), false},
-		{"first fragment of the host's", frag(3, more, 17, transport(53, 80)), false},
-		{"later fragment of the host's", frag(3, 185, 17, data), false},
-		{"identification reused by the host's datagram", frag(1, more, 17, transport(53, 80)), false},
-		{"and what follows it", frag(1, 185, 17, data), false},
-		{"first fragment of an echo reply", frag(4, more, 1, echo(0, 5000)), true},
-		{"last fragment of an echo reply", frag(4, 185, 1, data), true},
-		{"tiny first fragment without ports", frag(5, more, 17, []byte{1, 2}), false},
-		{"do not fragment is no fragment", frag(6, 0x4000, 17, transport(53, 5000)), true},
-		{"and is not remembered", frag(6, 185, 17, data), false},
+		{"last fragment", frag(pool, 185, 17, data), true},
+		{"middle fragment", frag(pool, more|100, 6, data), true},
+		{"first fragment to a port of ours", frag(pool, more, 17, transport(53, 5000)), true},
+		{"first fragment to a port of the host's", frag(pool, more, 17, transport(53, 80)), true},
+		{"first fragment of a ping to the host", frag(pool, more, 1, echo(8, 5000)), true},
+		{"first fragment without ports", frag(pool, more, 17, []byte{1, 2}), true},
+		{"fragment of a protocol of the host's", frag(pool, 185, 47, data), true},
+		{"fragment to the address of a static mapping", frag("203.0.113.9", 185, 17, data), true},
+		{"fragment to another address", frag("192.0.2.2", 185, 17, data), false},
+		{"do not fragment is no fragment", frag(pool, 0x4000, 17, transport(53, 80)), false},
+		{"nor is the reserved flag", frag(pool, 0x8000, 17, transport(53, 80)), false},
 	}
 }
 
@@ -286,17 +281,6 @@ func TestFilterDropsWithoutSocket(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("verdict %d for %x, want %d", got, c.frame, c.want)
-		}
-	}
-}
-
-func TestFilterForgetsFragments(t *testing.T) {
-	cfg := testConfig()
-	cfg.FragmentTimeout = 1 // over before the next packet can come
-	f := loadForTest(t, cfg, true, true, true)
-	for i, want := range []bool{false, true, false} {
-		if got := run(t, f, fragmentCases()[i].frame); got != want {
-			t.Errorf("%s: ours = %v, want %v", fragmentCases()[i].name, got, want)
 		}
 	}
 }

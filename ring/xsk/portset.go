@@ -6,15 +6,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 )
 
 // maxPool6 is the number of prefixes that the filter program walks through.
 const maxPool6 = 16
-
-// defaultFragmentTimeout is how long the filter remembers a datagram's first
-// fragment: RFC 6146 §4 FRAGMENT_MIN.
-const defaultFragmentTimeout = 2 * time.Second
 
 // Proto is a protocol that has transport addresses here. ICMP stands for echo
 // identifiers.
@@ -45,10 +40,9 @@ type Static struct {
 
 // FilterConfig says which packets are the translator's. It is plain data.
 type FilterConfig struct {
-	Pool6           []netip.Prefix
-	Pool4           []Pool4
-	Statics         []Static
-	FragmentTimeout time.Duration // 0: 2 s
+	Pool6   []netip.Prefix
+	Pool4   []Pool4
+	Statics []Static
 
 	// OtherProtocols makes everything to pool4 that is neither TCP, UDP nor ICMP
 	// the translator's (handoff draft §8), but for the KernelProtocols.
@@ -146,8 +140,7 @@ func (s Static) validate() error {
 // settings is the configuration in the filter's own layout. Words of addresses
 // are as they lie in a packet.
 func (c *FilterConfig) settings(mac [6]byte, serve6, serve4 bool) filterConfig {
-	timeout := cmp.Or(c.FragmentTimeout, defaultFragmentTimeout)
-	out := filterConfig{FragmentNs: uint64(timeout), Pool6Count: uint32(len(c.Pool6)), Mac: mac}
+	out := filterConfig{Pool6Count: uint32(len(c.Pool6)), Mac: mac}
 	if serve6 {
 		out.ServeIpv6 = 1
 	}

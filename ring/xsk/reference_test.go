@@ -12,11 +12,10 @@ type reference struct {
 	cfg            FilterConfig
 	mac            [6]byte
 	serve6, serve4 bool
-	fragments      map[[11]byte]bool
 }
 
 func newReference(cfg FilterConfig, mac [6]byte, serve6, serve4 bool) *reference {
-	return &reference{cfg: cfg, mac: mac, serve6: serve6, serve4: serve4, fragments: map[[11]byte]bool{}}
+	return &reference{cfg: cfg, mac: mac, serve6: serve6, serve4: serve4}
 }
 
 func (r *reference) ours(frame []byte) bool {
@@ -40,16 +39,10 @@ func (r *reference) ipv4(ip []byte) bool {
 	if !ok || !r.inPool4(netip.AddrFrom4([4]byte(hdr[16:]))) {
 		return false
 	}
-	fragment := binary.BigEndian.Uint16(hdr[6:])
-	key := [11]byte(slices.Concat(hdr[12:20], hdr[4:6], hdr[9:10]))
-	if fragment&0x1fff != 0 {
-		return r.fragments[key]
+	if binary.BigEndian.Uint16(hdr[6:])&0x3fff != 0 {
+		return true // the worker finds out whose it is
 	}
-	ours := r.transport(hdr, l4)
-	if fragment&0x2000 != 0 {
-		r.fragments[key] = ours
-	}
-	return ours
+	return r.transport(hdr, l4)
 }
 
 // splitIPv4 cuts a packet into header and what follows, by the lengths that it

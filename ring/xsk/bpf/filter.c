@@ -10,9 +10,12 @@
 //            echo reply   identifier in the set                   -> socket
 //            echo request identifier of a static mapping          -> socket
 //            ICMP error   quoting a packet that we sent           -> socket
-//            fragment     that follows one of ours                -> socket
+//            fragment     of whatever                             -> socket
 //            other protocols that the configuration names         -> socket
 //   all else                                                      -> kernel
+//
+// Only the first fragment of a datagram shows whose it is, and it may come
+// last. So the worker gets them all, and gives the host's back to the kernel.
 //
 // What is the translator's on a queue without a socket, between two instances,
 // is dropped: the kernel would answer it.
@@ -97,7 +100,6 @@ struct prefix6 {
 };
 
 struct config {
-	__u64 fragment_ns; // how long a datagram's first fragment is remembered
 	__u32 pool6_count;
 	__u8 serve_ipv6; // this interface receives from IPv6 clients
 	__u8 serve_ipv4; // this interface receives from IPv4 servers
@@ -127,14 +129,6 @@ struct port_set {
 struct static_key {
 	__be32 addr;
 	__u16 port;
-	__u8 proto;
-	__u8 pad;
-};
-
-struct fragment_key {
-	__be32 src;
-	__be32 dst;
-	__be16 id;
 	__u8 proto;
 	__u8 pad;
 };
@@ -185,15 +179,6 @@ struct {
 	__type(key, struct static_key);
 	__type(value, __u8);
 } statics SEC(".maps");
-
-// First fragments of ours and when they came; shared by all CPUs because a
-// NIC may spread the fragments of one datagram over its queues.
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct fragment_key);
-	__type(value, __u64);
-} fragments SEC(".maps");
 
 // Steps over an IPv4 header of hdr_len octets (20 to 60, a multiple of four).
 // Without CAP_PERFMON the verifier lets a packet pointer move by constants
@@ -323,7 +308,7 @@ static __always_inline int icmp_ours(const struct config *cfg, const struct ipv4
 	return 0;
 }
 
-// A packet or first fragment with len octets behind its header by its own
+// A whole packet with len octets behind its header by its own
 // account (Ethernet padding is not part of it).
 static __always_inline int transport_ours(const struct config *cfg, const struct ipv4 *ip, __u32 hdr_len, __u32 len, const void *data_end)
 {
@@ -349,23 +334,9 @@ static __always_inline int ipv4_ours(const struct config *cfg, const struct ipv4
 		return 0;
 	if (!find_pool4(ip->dst))
 		return 0;
-	struct fragment_key key = {.src = ip->src, .dst = ip->dst, .id = ip->id, .proto = ip->proto};
-	if (ip->fragment & bpf_htons(FRAGMENT_OFFSET)) {
-		const __u64 *since = bpf_map_lookup_elem(&fragments, &key);
-		return since && bpf_ktime_get_ns() - *since <= cfg->fragment_ns;
-	}
-	int ours = transport_ours(cfg, ip, hdr_len, total_len - hdr_len, data_end);
-	if (!(ip->fragment & bpf_htons(MORE_FRAGMENTS)))
-		return ours;
-	if (ours) {
-		__u64 now = bpf_ktime_get_ns();
-		bpf_map_update_elem(&fragments, &key, &now, BPF_ANY);
+	if (ip->fragment & bpf_htons(FRAGMENT_OFFSET | MORE_FRAGMENTS))
 		return 1;
-	}
-	// The identification has come round and now belongs to a datagram of the
-	// host's: what follows must not go to us.
-	bpf_map_delete_elem(&fragments, &key);
-	return 0;
+	return transport_ours(cfg, ip, hdr_len, total_len - hdr_len, data_end);
 }
 
 static __always_inline int to_this_host(const struct config *cfg, const struct eth *eth)
