@@ -164,3 +164,26 @@ func TestFragmentsOfTheHostItself(t *testing.T) {
 		t.Errorf("%d packets were passed to the kernel", s.Passed.IPv4)
 	}
 }
+
+// TestHandoffFragments: datagrams in fragments over new mappings, each of which
+// a handoff server has to be asked for. Its answers, with the first fragment in
+// them, are larger than the link and come in fragments themselves.
+func TestHandoffFragments(t *testing.T) {
+	w := plain(t)
+	w.adopted()
+	w.echoUDP(w.server, "udp4", netip.AddrPortFrom(w.Server(), 7).String())
+	before := w.stats()
+	for i := range 20 {
+		c := w.dial(w.client, "udp", 30000+i, w.embedded(7))
+		for _, n := range []int{1453, 3000, 20000} {
+			w.must(traffic.Exchange(c, noise(n)))
+		}
+	}
+	s := w.stats()
+	if n := s.Handoff.Queries - before.Handoff.Queries; n < 20 {
+		t.Errorf("%d queries, want one for each of 20 mappings", n)
+	}
+	if n := s.Passed.IPv4 - before.Passed.IPv4; n < 40 {
+		t.Errorf("%d fragments of control datagrams were passed to the kernel, want two for each answer", n)
+	}
+}
