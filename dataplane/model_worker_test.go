@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"flag"
 	"fmt"
@@ -25,7 +26,7 @@ func TestWorkerAgainstModel(t *testing.T) {
 		name      string
 		workers   int
 		dependent bool
-	}{{"endpoint-independent", 1, false}, {"address-dependent", 1, true}, {"two workers", 2, true}} {
+	}{{"endpoint-independent", 1, false}, {"address-dependent", 1, true}, {"two workers", 2, false}} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			n := *modelPackets
@@ -135,8 +136,10 @@ func (d *duel) packet(side Family, pkt []byte) {
 			d.fail("%d packets dropped as %s, want %d", n-before[r], DropReason(r), expected-before[r])
 		}
 	}
-	if err := d.m.sameMappings(d.r.table); err != nil {
-		d.fail("%v", err)
+	if d.rnd.IntN(16) == 0 { // a walk of all ports, so not each time
+		if err := d.m.sameMappings(d.r.table); err != nil {
+			d.fail("%v", err)
+		}
 	}
 }
 
@@ -347,7 +350,10 @@ func (d *duel) session() (k flowKey, found bool) {
 	if len(all) == 0 {
 		return k, false
 	}
-	slices.SortFunc(all, func(a, b flowKey) int { return bytes.Compare(fmt.Append(nil, a), fmt.Append(nil, b)) })
+	slices.SortFunc(all, func(a, b flowKey) int {
+		return cmp.Or(a.client.Compare(b.client), cmp.Compare(a.port, b.port), a.server.Compare(b.server),
+			cmp.Compare(a.serverPort, b.serverPort), cmp.Compare(a.proto, b.proto))
+	})
 	return pick(d, all...), true
 }
 
