@@ -68,7 +68,7 @@ func (e *bibEntry) is(client Addr6, port uint16) bool {
 }
 
 // open makes the entry a mapping without sessions. Holder of the port only.
-// mark is bibCounted or nothing. Every session that was counted has been taken
+// mark is bibCounted and bibAway, as far as they apply. Every session that was counted has been taken
 // off, so tcp is zero.
 func (e *bibEntry) open(client Addr6, port uint16, mark uint64) {
 	e.hi.Store(client.Hi)
@@ -84,7 +84,7 @@ func (e *bibEntry) close() (flags uint64) {
 	for {
 		m := e.meta.Load()
 		if e.meta.CompareAndSwap(m, m&^(bibVersion-1)) {
-			return m & (bibHeld | bibCounted)
+			return m & (bibHeld | bibCounted | bibAway)
 		}
 	}
 }

@@ -61,7 +61,8 @@ func (s *Shard) foreseeMapping(k *Key64, f *Foresight) {
 	if w := s.forward.words[f.forward]; w != 0 && uint32(w>>32) == forwardHash(f.client, kind) {
 		f.bib = uint32(w) - 1
 	} else {
-		addr, port := s.picker.foresee(kind, pairing(k.Client), k.ClientPort, f.random)
+		first, _ := s.paired(k.Client)
+		addr, port := s.picker.foresee(kind, first, k.ClientPort, f.random)
 		f.bib = bibIndex(s.t.ports.set(kind, addr), port)
 	}
 	m := s.mapping(f.bib)

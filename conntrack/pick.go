@@ -44,13 +44,18 @@ func classes(k kind, port uint16) [2]class {
 	return [2]class{others, wellKnown}
 }
 
-// pick claims a port for the client's port: first at the address that the
-// client's hash points at (paired pooling, RFC 4787 REQ-2), then at the next
-// addresses that have any.
-func (pk *picker) pick(k kind, address uint64, client uint16, r uint64) (addr int, port uint16, ok bool) {
+// pick claims a port for the client's port: at the address first, where the
+// client has mappings, else at home, where its hash points (paired pooling, RFC
+// 4787 REQ-2), else at the next addresses that have any.
+func (pk *picker) pick(k kind, first, home int, client uint16, r uint64) (addr int, port uint16, ok bool) {
 	p := pk.pool
 	n := len(p.addrs)
-	addr = int(scale(address, uint64(n)))
+	if first != home {
+		if port, ok = pk.pickAt(p.set(k, first), classes(k, client), client, r); ok {
+			return first, port, true
+		}
+	}
+	addr = home
 	for range n {
 		if addr, ok = p.nextAny(k, addr); !ok {
 			return 0, 0, false
@@ -64,9 +69,8 @@ func (pk *picker) pick(k kind, address uint64, client uint16, r uint64) (addr in
 }
 
 // foresee is the port that pick would most likely claim.
-func (pk *picker) foresee(k kind, address uint64, client uint16, r uint64) (addr int, port uint16) {
-	addr = int(scale(address, uint64(len(pk.pool.addrs))))
-	port, _ = pk.scan(pk.pool.set(k, addr), classes(k, client)[0], client&1, 0, r, false)
+func (pk *picker) foresee(k kind, addr int, client uint16, r uint64) (int, uint16) {
+	port, _ := pk.scan(pk.pool.set(k, addr), classes(k, client)[0], client&1, 0, r, false)
 	return addr, port
 }
 

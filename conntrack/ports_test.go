@@ -204,7 +204,7 @@ func TestSummariesUnderContention(t *testing.T) {
 		wg.Go(func() {
 			pk := picker{pool: p, rng: keyStream{rand.NewChaCha8([32]byte{byte(id)})}}
 			for i := range 50_000 {
-				addr, port, ok := pk.pick(kindPorts, pk.rng.next(), uint16(i), pk.rng.next())
+				addr, port, ok := pk.pick(kindPorts, i%len(pk.pool.addrs), i%len(pk.pool.addrs), uint16(i), pk.rng.next())
 				if !ok {
 					continue
 				}
@@ -221,7 +221,7 @@ func TestSummariesUnderContention(t *testing.T) {
 	wg.Wait()
 	pk := picker{pool: p, rng: keyStream{rand.NewChaCha8([32]byte{9})}}
 	for i := range 3 {
-		if _, _, ok := pk.pick(kindPorts, 0, 0, pk.rng.next()); !ok {
+		if _, _, ok := pk.pick(kindPorts, 0, 0, 0, pk.rng.next()); !ok {
 			t.Errorf("only %d of 3 ports are found afterwards", i)
 		}
 	}
@@ -247,10 +247,10 @@ func TestReleaseBesideClaimIsSeen(t *testing.T) {
 	p.release(set, 2000)
 	p.settle(set, block, 0, 0) // and second half, with what it saw
 	pk := picker{pool: p, rng: keyStream{rand.NewChaCha8([32]byte{1})}}
-	if _, port, ok := pk.pick(kindPorts, 0, 0, pk.rng.next()); !ok || port != 2000 {
+	if _, port, ok := pk.pick(kindPorts, 0, 0, 0, pk.rng.next()); !ok || port != 2000 {
 		t.Errorf("port %d, %v, want 2000", port, ok)
 	}
-	if _, port, ok := pk.pick(kindPorts, 0, 0, pk.rng.next()); ok {
+	if _, port, ok := pk.pick(kindPorts, 0, 0, 0, pk.rng.next()); ok {
 		t.Errorf("port %d is handed out twice", port)
 	}
 	p.sets[set].free[block].Store(1 << (2000 & 63)) // the same at the address's summary
@@ -259,7 +259,7 @@ func TestReleaseBesideClaimIsSeen(t *testing.T) {
 	p.sets[set].sum[0][block>>6].Store(0) // claim(2000) up to there
 	p.release(set, 2002)
 	p.settle(set, block, 0, 0)
-	if _, port, ok := pk.pick(kindPorts, 0, 0, pk.rng.next()); !ok || port != 2002 {
+	if _, port, ok := pk.pick(kindPorts, 0, 0, 0, pk.rng.next()); !ok || port != 2002 {
 		t.Errorf("port %d, %v, want 2002", port, ok)
 	}
 }

@@ -27,7 +27,39 @@ func (t *Table) selfcheck() error {
 	if err := c.pool(); err != nil {
 		return err
 	}
+	if err := c.away(); err != nil {
+		return err
+	}
 	return c.clients()
+}
+
+// away checks that exactly the mappings that carry its mark are counted.
+func (c *checker) away() error {
+	a, want, words := &c.t.away, map[uint64]uint64{}, int64(0)
+	p, n := c.t.ports, len(c.t.ports.addrs)
+	for i, usable := range p.usable {
+		for set := i / blocks; usable != 0; usable &= usable - 1 {
+			e := &c.t.bib.entries[bibIndex(set, uint16(i%blocks<<blockShift|bits.TrailingZeros64(usable)))]
+			if client, _, _, ok := e.read(); ok && e.meta.Load()&bibAway != 0 {
+				want[c.t.hash.address(client)&awayClient|uint64(set%n)<<awayCountBits]++
+			}
+		}
+	}
+	for i := range a.words {
+		if w := a.words[i].Load(); w != 0 {
+			words++
+			want[w&^awayCount] -= w & awayCount
+		}
+	}
+	for key, n := range want {
+		if n != 0 {
+			return fmt.Errorf("away: %#x counts %d too few", key, int64(n))
+		}
+	}
+	if known := a.known.Load(); known != words {
+		return fmt.Errorf("away: %d words known, %d in use", known, words)
+	}
+	return nil
 }
 
 type checker struct {

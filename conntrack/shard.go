@@ -126,7 +126,8 @@ func (s *Shard) MapForeseen(client Addr6, port uint16, p Proto, f *Foresight) (M
 	if v != OK {
 		return Mapping{}, v
 	}
-	addr, mapped, ok := s.picker.pick(k, pairing(client), port, f.random)
+	first, home := s.paired(client)
+	addr, mapped, ok := s.picker.pick(k, first, home, port, f.random)
 	if !ok {
 		s.giveBack(client, mark, onePort)
 		return Mapping{}, PortsUsedUp
@@ -153,6 +154,7 @@ func (s *Shard) FindMapping(client Addr6, port uint16, p Proto) (Mapping, bool) 
 }
 
 func (s *Shard) openBIB(i, hash uint32, client Addr6, port uint16, mark uint64) {
+	mark |= s.goAway(client, int(i%s.kindSize()>>16))
 	s.t.bib.entries[i].open(client, port, mark)
 	s.forward.insert(hash, i)
 	s.stats[statBIB].Add(1)
@@ -184,6 +186,9 @@ func (s *Shard) closeBIB(i uint32, at int, client Addr6) {
 	s.forward.remove(at)
 	s.stats[statBIB].Add(^uint64(0))
 	s.giveBack(client, flags&bibCounted, onePort)
+	if flags&bibAway != 0 {
+		s.t.away.drop(s.t.hash.address(client), int(i%s.kindSize()>>16))
+	}
 	if flags&bibHeld == 0 {
 		s.t.ports.release(int(i>>16), uint16(i))
 	}

@@ -58,6 +58,7 @@ type staticSet struct {
 	byMapped map[mappedKey]*staticEntry
 	byClient map[clientKey]*staticEntry
 	retired  map[mappedKey]*staticEntry // removed, but not yet all of their sessions
+	paired   map[Addr6]uint16           // index of a pool4 address that a client is mapped to; see away.go
 }
 
 func (st *Static) mappedKey() mappedKey { return mappedKey{st.Mapped, st.MappedPort, st.Proto} }
@@ -74,11 +75,11 @@ func (st Static) String() string {
 }
 
 func newStaticSet() *staticSet {
-	return &staticSet{map[mappedKey]*staticEntry{}, map[clientKey]*staticEntry{}, map[mappedKey]*staticEntry{}}
+	return &staticSet{map[mappedKey]*staticEntry{}, map[clientKey]*staticEntry{}, map[mappedKey]*staticEntry{}, nil}
 }
 
 func (s *staticSet) clone() *staticSet {
-	return &staticSet{maps.Clone(s.byMapped), maps.Clone(s.byClient), maps.Clone(s.retired)}
+	return &staticSet{maps.Clone(s.byMapped), maps.Clone(s.byClient), maps.Clone(s.retired), s.paired}
 }
 
 // Statics are the static mappings that are in force, in no order. Any goroutine.
@@ -127,6 +128,7 @@ func (t *Table) AddStatic(st Static) error {
 	if err := t.addStatic(set, st); err != nil {
 		return fmt.Errorf("add static mapping %s: %w", st, err)
 	}
+	set.pair(t.ports)
 	t.statics.Store(set)
 	return nil
 }
@@ -206,6 +208,7 @@ func (t *Table) RemoveStatic(proto Proto, mapped uint32, port uint16) error {
 	delete(set.byMapped, key)
 	delete(set.byClient, e.clientKey())
 	set.retired[key] = e
+	set.pair(t.ports)
 	t.statics.Store(set)
 	t.sweepStatics.Add(1)
 	t.reap()

@@ -17,6 +17,7 @@ type Table struct {
 	shards  []*Shard
 	ports   *ports
 	bib     *bib
+	away    away
 	timeout [timeoutClasses]atomic.Uint32
 	limits  atomic.Uint64 // of each client: sessions 32 | ports 32; 0 counts nothing
 	clients clients
@@ -102,6 +103,9 @@ func (t *Table) allocate(c *Config, secret [32]byte) (err error) {
 	if t.bib, err = newBIB(len(t.ports.addrs)); err != nil {
 		return err
 	}
+	if err = t.away.allocate(len(t.ports.addrs)); err != nil {
+		return err
+	}
 	if t.clients, err = newClients(c.Sessions); err != nil {
 		return err
 	}
@@ -148,7 +152,7 @@ func (t *Table) Close() error {
 	if t.bib != nil {
 		errs = append(errs, t.bib.mem.unmap())
 	}
-	errs = append(errs, t.clients.close())
+	errs = append(errs, t.clients.close(), t.away.mem.unmap())
 	if t.file != nil {
 		errs = append(errs, t.file.close())
 	}
