@@ -250,3 +250,32 @@ func TestCommandLine(t *testing.T) {
 		}
 	}
 }
+
+// Fragments wait by the packets' clock, and what waits at the end of the
+// captures is not forgotten but dropped by name.
+func TestReplayFragments(t *testing.T) {
+	b := query(t, 64)
+	piece := func(id byte, at int, more byte) []byte {
+		upper := b[14+40:]
+		end := len(upper)
+		if more == 1 {
+			end = at + 8
+		}
+		f := append(bytes.Clone(b[:14+40]), 17, 0, 0, byte(at)|more, 0, 0, 0, id)
+		f = append(f, upper[at:end]...)
+		f[14+6], f[14+5] = 44, byte(len(f)-54)
+		return f
+	}
+	in6 := capture{
+		{0, piece(1, 8, 0)}, {1900 * time.Millisecond, piece(1, 0, 1)}, // in time, in reverse
+		{3 * time.Second, piece(2, 8, 0)}, {6 * time.Second, piece(2, 0, 1)}, // the first too late
+		{7 * time.Second, piece(3, 8, 0)}, // alone at the end
+	}
+	stdout, _, out4 := runReplay(t, in6, nil, "--drops")
+	if !strings.Contains(stdout, "fragment_no_first 2 ") || strings.Count(stdout, "fragment_") != 1 {
+		t.Errorf("replay printed\n%s", stdout)
+	}
+	if n := bytes.Count(out4, []byte{203, 0, 113, 5}); n != 3 {
+		t.Errorf("%d packets left, want both fragments of the first datagram and one of the second", n)
+	}
+}
