@@ -142,43 +142,11 @@ func replay(c *config.Config, files replayFiles) (counters dataplane.Counters, e
 		return counters, err
 	}
 	defer closeAll(w.Close)
-	feed(w, table.Shard(0), rules.FragmentTimeout, port6, port4)
+	t := &c.Timeouts
+	f := feeder{worker: w, ports: []*pcapport.Port{port6, port4}}
+	f.longest = int64((max(t.UDP, t.ICMP, t.TCPEstablished, t.TCPIncomingSYN, t.Fragment) + t.TCPTransitory + time.Minute) / tickTime)
+	f.run(int64(max(t.Fragment, t.TCPIncomingSYN) / tickTime))
 	return w.Counters(), errors.Join(port6.Err(), port4.Err())
-}
-
-// feed gives the worker the packets of both captures in the order of their
-// times. What lies between two packets is lived through by the timers. held is
-// how long fragments wait for others.
-func feed(w *dataplane.Worker, shard *conntrack.Shard, held conntrack.Tick, ports ...*pcapport.Port) {
-	var first time.Time
-	last := conntrack.Tick(replayStart)
-	for started := false; ; {
-		var next time.Time
-		due := false
-		for _, p := range ports {
-			if t, ok := p.Peek(); ok && (!due || t.Before(next)) {
-				next, due = t, true
-			}
-		}
-		if !due {
-			break
-		}
-		if !started {
-			first, started = next, true
-		}
-		now := conntrack.Tick(replayStart + next.Sub(first)*conntrack.TicksPerSecond/time.Second)
-		for shard.Expire(now, 1<<16) > 0 {
-		}
-		for _, p := range ports {
-			p.SetNow(next)
-		}
-		for w.Poll(now) > 0 {
-		}
-		last = now
-	}
-	// Fragments that still wait wait in vain: nothing comes any more.
-	for w.Poll(last+held+1) > 0 {
-	}
 }
 
 func openCapture(umem *ring.UMEM, frames *ring.FrameStack, in, out string) (*pcapport.Port, func() error, error) {
