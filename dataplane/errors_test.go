@@ -8,6 +8,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"handoff64/conntrack"
+	"handoff64/dataplane/nexthop"
 	"handoff64/dataplane/xlat"
 )
 
@@ -182,5 +183,44 @@ func TestStrictWellKnownPrefixFromIPv4(t *testing.T) {
 		if got := source(one(t, out6)); got != c.want {
 			t.Errorf("%s is seen as %s, want %s", c.server, got, c.want)
 		}
+	}
+}
+
+// TestMTUOfErrorsFollowsRoutes: what a translated Packet Too Big and
+// Fragmentation Needed report is no more than the next hops to both ends carry
+// (RFC 7915 §4.2, §5.2).
+func TestMTUOfErrorsFollowsRoutes(t *testing.T) {
+	narrow := nexthop.StaticRoute{Prefix: netip.MustParsePrefix("203.0.113.0/24"),
+		Hop: nexthop.Hop{State: nexthop.Resolved, MTU: 1390, Side: nexthop.IPv4, Eth: eth(macRouter, macBox4)}}
+	slow := nexthop.StaticRoute{Prefix: netip.MustParsePrefix("2001:db8::a/128"),
+		Hop: nexthop.Hop{State: nexthop.Resolved, MTU: 1400, Side: nexthop.IPv6, Eth: eth(macRouter, macBox6)}}
+	for _, c := range []struct {
+		name         string
+		routes       []nexthop.StaticRoute
+		mtu          [families]uint32
+		server       string
+		want6, want4 uint32 // reported on each side when the router reports 1480 or 1500
+	}{
+		{"interfaces", nil, [families]uint32{}, elsewhere, 1500, 1480},
+		{"route to the server", []nexthop.StaticRoute{narrow}, [families]uint32{}, elsewhere, 1410, 1390},
+		{"route to another server", []nexthop.StaticRoute{narrow}, [families]uint32{}, serverA, 1500, 1480},
+		{"route to the client", []nexthop.StaticRoute{slow}, [families]uint32{}, elsewhere, 1400, 1380},
+		{"configured", nil, [families]uint32{IPv6: 1450, IPv4: 1420}, elsewhere, 1440, 1420},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, setup{hops: resolvedHops(c.routes...), rules: func(rs *Rules) { rs.MTU = c.mtu }})
+			_, out4 := r.from6(udp6(t, clientA, 4000, c.server, 4001, nil))
+			out6, _ := r.from4(errorFrom4(t, router4, 3, 4, 1480, out4[0][ethernetHeader:]))
+			p := one(t, out6).Layer(layers.LayerTypeICMPv6)
+			if got := be32(p.LayerPayload()); got != c.want6 {
+				t.Errorf("Packet Too Big reports %d, want %d", got, c.want6)
+			}
+			_, _, mapped, _ := transport(t, decode(t, out4[0]))
+			out6, _ = r.from4(udp4(t, c.server, 4001, mappedA, mapped, nil))
+			_, out4 = r.from6(errorFrom6(t, router6, via6(c.server), 2, 0, 1500, out6[0][ethernetHeader:]))
+			if got := one(t, out4).Layer(layers.LayerTypeICMPv4).(*layers.ICMPv4).Seq; uint32(got) != c.want4 {
+				t.Errorf("Fragmentation Needed reports %d, want %d", got, c.want4)
+			}
+		})
 	}
 }

@@ -1,6 +1,9 @@
 package dataplane
 
 import (
+	"math"
+
+	"handoff64/conntrack"
 	"handoff64/dataplane/packet"
 	"handoff64/dataplane/xlat"
 )
@@ -34,25 +37,37 @@ func (w *Worker) clampMSS(m *meta) {
 
 // fittingMSS is the largest segment that needs no fragments on either side:
 // what both interfaces and the routes to both ends carry, with the headers of
-// each. A hairpinned packet sees no IPv4 link; each of its rounds has one client.
+// each. Each round of a hairpinned packet has one client.
 func (w *Worker) fittingMSS(m *meta) uint32 {
-	clientHi, clientLo, server := m.p.SrcHi, m.p.SrcLo, m.server
+	client, server := conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo}, m.server
 	if m.dir == V4ToV6 {
-		clientHi, clientLo, server = m.v46.Client.Hi, m.v46.Client.Lo, m.p.Src4
+		client, server = m.v46.Client, m.p.Src4
 	}
-	fits := w.routeMTU(IPv6, w.snap.Lookup6(clientHi, clientLo)) - headers6TCP
-	if m.via == viaHairpin || w.rules.Pool4.Contains(server) {
-		return fits
-	}
-	return min(fits, w.routeMTU(IPv4, w.snap.Lookup4(server))-headers4TCP)
+	mtu6, mtu4 := w.pathMTUs(client, server)
+	return min(mtu6-headers6TCP, mtu4-headers4TCP)
 }
 
-// routeMTU is the MTU of a side for packets over the hop: no more than the
-// side's own. A destination without a route has no MTU of its own.
-func (w *Worker) routeMTU(side Family, hop uint32) uint32 {
-	mtu := [families]uint32{IPv6: w.opts.MTU6, IPv4: w.opts.MTU4}[side]
-	if route := w.snap.Hops[hop].MTU; route != 0 {
-		mtu = min(mtu, route)
+// pathMTUs are the MTUs of the first links from here to a client and to a
+// server: no more than the sides' own and the routes'. Between two clients
+// (hairpinning) lies no IPv4 link. Two route lookups: for rare packets only.
+func (w *Worker) pathMTUs(client conntrack.Addr6, server uint32) (mtu6, mtu4 uint32) {
+	mtu6 = w.routeMTU(IPv6, w.snap.IPv6.MTU, w.snap.Lookup6(client.Hi, client.Lo))
+	if w.rules.Pool4.Contains(server) {
+		return mtu6, math.MaxUint16
+	}
+	return mtu6, w.routeMTU(IPv4, w.snap.IPv4.MTU, w.snap.Lookup4(server))
+}
+
+// routeMTU is the MTU of a side over the hop. A destination without a route
+// has no MTU of its own.
+func (w *Worker) routeMTU(side Family, link, hop uint32) uint32 {
+	h := w.snap.Hops[hop]
+	if side == IPv6 && w.toHost(h) {
+		return w.localMTU()
+	}
+	mtu := w.mtu(side, link)
+	if h.MTU != 0 {
+		mtu = min(mtu, h.MTU)
 	}
 	return mtu
 }

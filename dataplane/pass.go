@@ -96,7 +96,7 @@ func (w *Worker) toHost(h *nexthop.Hop) bool { return w.local && h.State == next
 // localMTU is that of the way between the host and its NAT64. No link lies
 // there: what fits the IPv4 link behind the NAT64 fits, if it fits a frame.
 func (w *Worker) localMTU() uint32 {
-	return LocalMTU(w.opts.MTU4, w.umem.FrameSize)
+	return LocalMTU(w.mtu(IPv4, w.snap.IPv4.MTU), w.umem.FrameSize)
 }
 
 // LocalMTU is the MTU of the device that leads to the NAT64 for the host itself.

@@ -69,10 +69,11 @@ func (w *Worker) translate64(m *meta) {
 		w.drop(m, DropHairpinOff)
 		return
 	}
-	w.opts.ID = uint16(w.rand()) | 1
+	w.opts.ID = w.ids.next()
 	var s xlat.Status
 	if m.class == classError {
 		f := w.errorFlow64(m)
+		w.opts.MTU6, w.opts.MTU4 = w.pathMTUs(m.k64.Client, m.server)
 		m.start, m.end, s = xlat.Error6to4(m.frame, &m.p, &m.quote, &f, &w.opts)
 	} else {
 		// field by field: a literal is made aside and copied, and a wide load of
@@ -138,6 +139,7 @@ func (w *Worker) translate46(m *meta) {
 	}
 	if m.class == classError {
 		f := w.errorFlow46(m)
+		w.opts.MTU6, w.opts.MTU4 = w.pathMTUs(m.v46.Client, m.quote.Dst4)
 		var s xlat.Status
 		if m.start, m.end, s = xlat.Error4to6(m.frame, &m.p, &m.quote, &f, &w.opts); s != xlat.OK {
 			w.drop(m, translateReasons[s])

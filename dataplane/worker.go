@@ -49,7 +49,8 @@ type Config struct {
 	Rules *Rules
 	// Fragments is how many fragments all workers together hold; 0: 4096.
 	Fragments int
-	// Seed of the worker's pseudorandom numbers (IPv4 identifications).
+	// Seed of the worker's random numbers (identifications of IP packets). Nobody
+	// must be able to guess it, but in replays.
 	Seed uint64
 }
 
@@ -83,10 +84,10 @@ type Worker struct {
 	seenTaps    atomic.Pointer[tapSet] // taps, for others to read
 	side        Family                 // interface that the burst was received from
 
-	now    conntrack.Tick
-	snap   *nexthop.Snapshot
-	random uint64
-	limit  bucket
+	now   conntrack.Tick
+	snap  *nexthop.Snapshot
+	ids   identifications
+	limit bucket
 
 	main burst // packets as they come from a port
 	turn burst // hairpin: translated once, going round again
@@ -135,7 +136,7 @@ func NewWorker(c Config) (*Worker, error) {
 	}
 	w := &Worker{
 		id: c.ID, table: c.Table, shard: c.Shard, hops: c.Hops, umem: c.UMEM, frames: c.Frames, group: c.Group, handoff: c.Handoff,
-		rules: c.Rules, opts: c.Rules.Translation, random: c.Seed | 1, syns: new(synStore),
+		rules: c.Rules, opts: c.Rules.Translation, ids: newIdentifications(c.Seed), syns: new(synStore),
 	}
 	w.stick = c.Ports[IPv6][0] == c.Ports[IPv4][0]
 	for f, ports := range c.Ports {
@@ -216,7 +217,6 @@ func (w *Worker) begin(now conntrack.Tick) {
 	}
 	w.datagrams.timeout = cmp.Or(w.rules.FragmentTimeout, defaultFragmentTicks)
 	w.takeTaps()
-	w.opts.MTU6, w.opts.MTU4 = w.mtu(IPv6, w.snap.IPv6.MTU), w.mtu(IPv4, w.snap.IPv4.MTU)
 }
 
 // process takes a burst through the steps. Hairpinned packets come round
@@ -287,17 +287,6 @@ func (w *Worker) Follows(r *Rules) bool { return w.inForce.Load() == r }
 
 // Counters are the totals as of the last round. Safe from any goroutine.
 func (w *Worker) Counters() Counters { return w.counters.load() }
-
-// rand is xorshift64*: good enough to make IPv4 identifications hard to count
-// by (RFC 7739), far too weak for keys.
-func (w *Worker) rand() uint32 {
-	x := w.random
-	x ^= x >> 12
-	x ^= x << 25
-	x ^= x >> 27
-	w.random = x
-	return uint32(x * 2685821657736338717 >> 32)
-}
 
 // Close frees what the worker holds of the system. Run has returned before.
 func (w *Worker) Close() error {

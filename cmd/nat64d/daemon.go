@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -221,7 +222,7 @@ func (d *daemon) makeWorkers(t *translator) error {
 		}
 		w, err := dataplane.NewWorker(dataplane.Config{
 			ID: i, Table: t.table, Shard: t.table.Shard(i), Hops: t.hops, UMEM: t.device.UMEM(), Frames: part.Frames,
-			Ports: [2][]ring.Port{part.IPv6, part.IPv4}, Group: group, Rules: rules, Fragments: d.cfg.Limits.Fragments, Seed: uint64(time.Now().UnixNano()) + uint64(i),
+			Ports: [2][]ring.Port{part.IPv6, part.IPv4}, Group: group, Rules: rules, Fragments: d.cfg.Limits.Fragments, Seed: mathrand.Uint64(),
 			Handoff: link, Kernel: t.kernelPort(i), LocalTraffic: d.cfg.LocalTraffic,
 		})
 		if err != nil {

@@ -58,7 +58,7 @@ func judge64(b []byte, p, inner *packet.Parsed, o *Options) (icmpHeader, Status)
 	if packet.Fold(packet.Sum(b[p.L4:p.End], sum)) != 0xffff {
 		return icmpHeader{}, ICMPChecksum
 	}
-	m, s := map64(b, p, o)
+	m, s := map64(b, p, inner, o)
 	if s != OK {
 		return m, s
 	}

@@ -114,8 +114,8 @@ func mtu46(b []byte, p, inner *packet.Parsed, o *Options) uint32 {
 	return max(minMTU6, min(mtu+20, o.MTU6, o.MTU4+20))
 }
 
-// map64 is the table of RFC 7915 §5.2 for the ICMPv6 error p.
-func map64(b []byte, p *packet.Parsed, o *Options) (icmpHeader, Status) {
+// map64 is the table of RFC 7915 §5.2 for the ICMPv6 error p that quotes inner.
+func map64(b []byte, p, inner *packet.Parsed, o *Options) (icmpHeader, Status) {
 	rest := binary.BigEndian.Uint32(b[p.L4+packet.ICMPRest:])
 	switch p.ICMPType {
 	case packet.ICMPv6Unreachable:
@@ -124,7 +124,7 @@ func map64(b []byte, p *packet.Parsed, o *Options) (icmpHeader, Status) {
 		}
 		return icmpHeader{packet.ICMPv4Unreachable, unreachableCode4[p.ICMPCode], 0}, OK
 	case packet.ICMPv6PacketTooBig:
-		return icmpHeader{packet.ICMPv4Unreachable, fragmentationNeeded4, mtu64(rest, o)}, OK
+		return icmpHeader{packet.ICMPv4Unreachable, fragmentationNeeded4, mtu64(rest, inner, o)}, OK
 	case packet.ICMPv6TimeExceeded:
 		return icmpHeader{packet.ICMPv4TimeExceeded, p.ICMPCode, 0}, OK
 	case packet.ICMPv6ParameterProblem:
@@ -159,9 +159,14 @@ func parameter64(code uint8, at uint32) (icmpHeader, Status) {
 }
 
 // mtu64 is the MTU to report on the IPv4 side (RFC 7915 §5.2), kept within
-// what IPv4 and the 16-bit field can mean.
-func mtu64(mtu uint32, o *Options) uint32 {
-	const least = minMTU4 + 20
-	m := min(max(mtu, least)-20, o.MTU4, max(o.MTU6, least)-20)
+// what IPv4 and the 16-bit field can mean. A quoted packet with a fragment
+// header was 28 octets larger than the IPv4 packet that it came from, not 20.
+func mtu64(mtu uint32, inner *packet.Parsed, o *Options) uint32 {
+	growth := uint32(packet.IPv6Len - packet.IPv4Len)
+	if inner.FragHeader != 0 {
+		growth += packet.FragmentLen
+	}
+	least := minMTU4 + growth
+	m := min(max(mtu, least)-growth, o.MTU4, max(o.MTU6, least)-growth)
 	return min(max(m, minMTU4), 0xffff)
 }

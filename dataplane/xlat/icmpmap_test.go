@@ -154,16 +154,26 @@ func TestPacketTooBigMTU(t *testing.T) {
 }
 
 func TestFragmentationNeededMTU(t *testing.T) {
-	for _, tc := range []struct{ reported, mtu6, mtu4, want uint32 }{
-		{1400, 1500, 1500, 1380},
-		{1400, 1500, 1300, 1300},
-		{9000, 1500, 9000, 1480},
-		{0, 1500, 1500, 68},
-		{0xffffffff, 100000, 100000, 65535}, // the field has 16 bits
+	whole, fragment := "6-icmp-3-0-64", "6-quote-fragment-first-64"
+	for _, tc := range []struct {
+		name                       string
+		reported, mtu6, mtu4, want uint32
+	}{
+		{whole, 1400, 1500, 1500, 1380},
+		{whole, 1400, 1500, 1300, 1300},
+		{whole, 9000, 1500, 9000, 1480},
+		{whole, 1280, 1500, 1500, 1260},
+		{whole, 600, 1500, 1500, 580}, // no IPv6 link has it, but §5.2 has no floor
+		{whole, 0, 1500, 1500, 68},
+		{whole, 0xffffffff, 100000, 100000, 65535}, // the field has 16 bits
+		{fragment, 1400, 1500, 1500, 1372},         // §5.2: with a fragment header the difference is 28
+		{fragment, 1400, 1500, 1300, 1300},
+		{fragment, 9000, 1500, 9000, 1472},
+		{fragment, 0, 1500, 1500, 68},
 	} {
 		o := fixtureOptions()
 		o.MTU6, o.MTU4 = tc.mtu6, tc.mtu4
-		got, s := translate64(t, patchICMP(t, "6-icmp-3-0-64", 2, 0, tc.reported), o)
+		got, s := translate64(t, patchICMP(t, tc.name, 2, 0, tc.reported), o)
 		if s != OK {
 			t.Fatalf("%+v: %v", tc, s)
 		}

@@ -34,11 +34,12 @@ type Options struct {
 
 	// ID is the identification of the next IPv4 packet that is not itself a
 	// fragment. The worker sets it before each packet, from a generator of its
-	// own, to something other than zero (RFC 7915 §5.1).
+	// own (RFC 7915 §5.1).
 	ID uint16
 
-	// MTU6 and MTU4 are the MTUs of the IPv6 and the IPv4 interface, for the
-	// arithmetic of Packet Too Big (RFC 7915 §4.2, §5.2).
+	// MTU6 and MTU4 are the MTUs of the next hops to the client and to the server
+	// of an ICMP error's session, for the arithmetic of Packet Too Big (RFC 7915
+	// §4.2, §5.2).
 	MTU6, MTU4 uint32
 }
 
