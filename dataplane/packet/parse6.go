@@ -98,11 +98,17 @@ func header6(b []byte, l3 int, p *Parsed) (end int, s Status) {
 // first.
 func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status) {
 	first := at
-	for range maxExtensionHeaders + 1 {
+	for n := 0; ; n++ {
 		p.L4 = uint16(at)
 		switch p.Proto {
 		case ProtoHopByHop, ProtoDestOptions, ProtoRouting:
+			if p.FragHeader != 0 && !quoted {
+				return at, BadExtensionHeader // RFC 7915 §5.1.1: nothing but the upper layer may follow it
+			}
 		case ProtoFragment:
+			if n == maxExtensionHeaders {
+				return at, TooManyHeaders
+			}
 			if s := fragment(b, at, end, p, quoted); s != Good || p.Kind == KindFragment {
 				return at, s
 			}
@@ -113,6 +119,9 @@ func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status
 		}
 		if end-at < 8 {
 			return at, BadExtensionHeader
+		}
+		if n == maxExtensionHeaders {
+			return at, TooManyHeaders
 		}
 		if p.Proto == ProtoHopByHop && at != first {
 			return at, MisplacedHopByHop
@@ -130,7 +139,6 @@ func extensions(b []byte, at, end int, p *Parsed, quoted bool) (l4 int, s Status
 			return at, BadExtensionHeader
 		}
 	}
-	return at, TooManyHeaders // p.L4 is the first one too many
 }
 
 // ReadOn6 reads the packet on behind the extension header at p.L4 for which

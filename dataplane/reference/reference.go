@@ -102,7 +102,7 @@ func (m Packet) Encode() []byte {
 	if m.MF {
 		w |= 0x2000
 	}
-	n := m.Sent + 20
+	n := min(m.Sent+20, 0xffff) // a quote may say more than IPv4 can
 	h := []byte{0x45, m.TOS, byte(n >> 8), byte(n), byte(m.ID >> 8), byte(m.ID), byte(w >> 8), byte(w), m.TTL, m.Proto, 0, 0}
 	h = slices.Concat(h, m.Src, m.Dst)
 	binary.BigEndian.PutUint16(h[10:], ^uint16(Sum(h)))

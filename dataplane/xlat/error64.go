@@ -30,6 +30,9 @@ func Error6to4(b []byte, p, inner *packet.Parsed, f *ErrorFlow64, o *Options) (s
 	}
 	q := newQuote(p, inner, to, ext, true, packet.IPv4Len, outer, 4, 0xffff)
 	start = q.l4 - packet.IPv4Len - outer
+	if start < 0 { // padding in front of an extension can outgrow what the headers lose
+		return 0, 0, NoHeadroom
+	}
 	m.rest |= uint32(q.length/4) << 16
 	total := int(binary.BigEndian.Uint16(b[inner.L3+packet.IPv6PayloadLen:])) + packet.IPv6Len
 	n := total - int(inner.L4-inner.L3) // of the quoted upper layer when it was sent, though less may be here
