@@ -107,6 +107,7 @@ func expectErrors(t *testing.T, r *rig, want string) {
 func TestAnswersInDetail(t *testing.T) {
 	full := setup{table: func(c *conntrack.Config) { c.Sessions = 1 }}
 	dropZero := setup{rules: func(rs *Rules) { rs.Translation.UDPZeroCompute = false }}
+	handoff := setup{rules: func(rs *Rules) { rs.Handoff = true }}
 	hop := func(s nexthop.State) setup { return route(nexthop.Hop{State: s}) }
 	static := func(t *testing.T, r *rig, proto conntrack.Proto) {
 		s := conntrack.Static{Proto: proto, ClientPort: 80, Mapped: addr4(mappedA), MappedPort: 80}
@@ -160,6 +161,10 @@ func TestAnswersInDetail(t *testing.T) {
 		{"nine headers, ICMPv6 error", setup{}, "", send6(extended(t, 60, chain(9, 58), 0, errorHeader))},
 		{"hop-by-hop options second", setup{}, "4/1 to " + clientA + " at 40", send6(extended(t, 60, []byte{0, 0, 1, 4, 0, 0, 0, 0, 17, 0, 1, 4, 0, 0, 0, 0}, 0, make([]byte, 8)))},
 		{"no next header", setup{}, "1/4 to " + clientA, send6(extended(t, 59, nil, 0, nil))},
+		{"protocol behind options", handoff, "4/1 to " + clientA + " at 40", send6(extended(t, 60, []byte{132, 0, 1, 4, 0, 0, 0, 0}, 12, nil))},
+		{"protocol behind a fragment header", handoff, "4/1 to " + clientA + " at 40", send6(extended(t, 44, []byte{132, 0, 0, 0, 0, 0, 0, 1}, 12, nil))},
+		{"authentication header", handoff, "4/1 to " + clientA + " at 6", send6(extended(t, 51, []byte{17, 4, 0, 0}, 20, make([]byte, 8)))},
+		{"mobility header", setup{}, "1/4 to " + clientA, send6(extended(t, 135, []byte{59, 0, 5, 0, 0, 0, 0, 0}, 0, nil))},
 		{"hop limit 0", setup{}, "3/0 to " + clientA, send6(with6(t, func(ip *layers.IPv6) { ip.HopLimit = 0 }))},
 		{"hop limit 1, ICMPv6 error", setup{}, "", func(t *testing.T, r *rig) {
 			out6, _ := r.from4(udp4(t, serverA, 4001, mappedA, r.mappedUDP(t, serverA), nil))

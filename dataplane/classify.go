@@ -87,13 +87,9 @@ func (w *Worker) refuseProtocol(m *meta) {
 	case m.dir == V4ToV6:
 		w.answer4(m, 3, 2, 0)
 	case w.rules.Handoff:
-		w.answer6(m, 4, 1, nextHeaderOffset)
+		w.answer6(m, 4, unknownNextHeader, uint32(packet.PointerTo6(m.frame, int(m.p.L3), int(m.p.L4)))) // RFC 4443 §3.4
 	default:
 		w.answer6(m, 1, 4, 0)
 	}
 	w.drop(m, DropProtocol)
 }
-
-// nextHeaderOffset is where the IPv6 header names what follows it, the pointer
-// of a Parameter Problem about it (RFC 8200 §3).
-const nextHeaderOffset = 6
