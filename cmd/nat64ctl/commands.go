@@ -37,11 +37,6 @@ type command struct {
 	run     func(*request, context.Context, *program) error
 }
 
-// laterCommands are part of the interface, but their feature does not exist yet.
-func laterCommands() []string {
-	return []string{"top"}
-}
-
 func commands() []command {
 	return []command{
 		{
@@ -89,6 +84,7 @@ func commands() []command {
 			name: "capture", usage: "FILE [FILTER] [--octets N]", summary: "write packets to a file, before and after translation", text: captureHelp,
 			flags: captureFlags, run: (*request).capture,
 		},
+		{name: "top", summary: "what happens now, on the whole screen", text: topHelp, run: (*request).top},
 		{name: "reload", summary: "read the configuration file anew", text: reloadHelp, run: (*request).reload},
 	}
 }

@@ -90,6 +90,7 @@ func TestOutput(t *testing.T) {
 		"help-bib":        "bib --help",
 		"help-set":        "set --help",
 		"help-trace":      "trace --help",
+		"help-top":        "top --help",
 		"help-capture":    "capture --help",
 		"help-reload":     "reload --help",
 		"set":             "set",
@@ -147,8 +148,8 @@ func TestBIBChanges(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	for args, want := range map[string]string{
-		"":                           "no command; give one of status, stats, drops, sessions, bib, servers, flush, set, trace, capture, reload (see nat64ctl --help)",
-		"statsu":                     `command "statsu" is unknown; give one of status, stats, drops, sessions, bib, servers, flush, set, trace, capture, reload`,
+		"":                           "no command; give one of status, stats, drops, sessions, bib, servers, flush, set, trace, capture, top, reload (see nat64ctl --help)",
+		"statsu":                     `command "statsu" is unknown; give one of status, stats, drops, sessions, bib, servers, flush, set, trace, capture, top, reload`,
 		"servers now":                `servers takes no "now" (see nat64ctl servers --help)`,
 		"set a b c":                  "give set KEY VALUE, set KEY, or set [--all] (see nat64ctl set --help)",
 		"set a --all":                "give set KEY VALUE, set KEY, or set [--all] (see nat64ctl set --help)",
@@ -160,7 +161,8 @@ func TestUsage(t *testing.T) {
 		"capture - port=0":           `filter port: "0" is no port; give a number from 1 to 65535 (see nat64ctl capture --help)`,
 		"capture - shade=dark":       `filter "shade" is unknown; give proto, client, server, mapped, port, drop, side or count (see nat64ctl capture --help)`,
 		"flush handoff":              `flush takes no "handoff" (see nat64ctl flush --help)`,
-		"top":                        "top comes with a later version",
+		"top":                        "top needs a terminal; stats --watch does without one",
+		"top --json":                 "top is for people; programs take stats --watch --json",
 		"--sockets x status":         "flag provided but not defined: -sockets (see nat64ctl --help)",
 		"status now":                 `status takes no "now" (see nat64ctl status --help)`,
 		"status --watch":             "flag provided but not defined: -watch (see nat64ctl status --help)",

@@ -81,7 +81,7 @@ func (d *daemon) Stats() control.Stats {
 	}
 	s := statsOf(&c, &table)
 	if t != nil {
-		s.Lost = t.lost()
+		s.Lost, s.Workers = t.lost(), t.workerCounts()
 	}
 	if t != nil && t.handoff != nil {
 		t.addHandoff(&s)
@@ -102,6 +102,19 @@ func statsOf(c *dataplane.Counters, table *conntrack.Stats) control.Stats {
 	s.Parked, s.Generated = c.Parked, c.Generated
 	dataplane.EachReason(func(r dataplane.DropReason, row dataplane.Reason) { s.Drops[row.Name] = c.Drops[r] })
 	return s
+}
+
+// workerCounts is what each worker received and dropped.
+func (t *translator) workerCounts() (all []control.WorkerCounts) {
+	for _, w := range t.workers {
+		c := w.Counters()
+		n := control.WorkerCounts{Received: c.RxPackets[dataplane.IPv6] + c.RxPackets[dataplane.IPv4]}
+		for _, d := range c.Drops {
+			n.Dropped += d
+		}
+		all = append(all, n)
+	}
+	return all
 }
 
 // lost sums up what the kernel could not hand to the workers. A socket that does

@@ -163,8 +163,15 @@ type Stats struct {
 	Sessions   SessionCounts     `json:"sessions"`
 	// Lost is what the kernel had no room for in the workers' rings: it reached
 	// no worker and is in no other count.
-	Lost    PerSide       `json:"lost"`
-	Handoff HandoffCounts `json:"handoff"`
+	Lost    PerSide        `json:"lost"`
+	Handoff HandoffCounts  `json:"handoff"`
+	Workers []WorkerCounts `json:"workers"`
+}
+
+// WorkerCounts is one worker's part.
+type WorkerCounts struct {
+	Received uint64 `json:"received"` // packets, from either interface
+	Dropped  uint64 `json:"dropped"`
 }
 
 // Traffic counts packets and octets on both sides.

@@ -102,6 +102,7 @@ func ExampleStats(n uint64) control.Stats {
 		Drops:      map[string]uint64{"hop_limit": 12345 * n, "bad_header_checksum": 0, "table_full": 7 * n},
 		Sessions:   control.SessionCounts{Created: 5000 * n, Expired: 758 * n},
 		Lost:       control.PerSide{IPv6: 17 * n, IPv4: 5 * n},
+		Workers:    []control.WorkerCounts{{Received: 2400000 * n, Dropped: 12000 * n}, {Received: 600000 * n, Dropped: 352 * n}},
 		Handoff: control.HandoffCounts{
 			Notifications: 4321 * n, Queries: 321 * n, Replies: 4600 * n, EntriesCached: 4400 * n, EntriesPurged: 21 * n,
 			Tunnelled: 54 * n, Invalid: 3 * n,
