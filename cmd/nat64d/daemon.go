@@ -67,6 +67,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) (err error) {
 		return err
 	}
 	defer undo("detach", t.device.Close)
+	d.warnOfVLANs()
 	// Only behind the filter: the kernel would answer for connections of an
 	// instance before this one as soon as it has their address.
 	changes, err := host.Apply(d.hostConfig())

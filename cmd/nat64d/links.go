@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"handoff64/cmd/nat64d/host"
@@ -62,6 +63,22 @@ func (d *daemon) followMTU(t *translator, has int, mtu4 uint32) int {
 		d.log.Error("the TUN device does not follow", "error", err)
 	}
 	return want
+}
+
+// warnOfVLANs names VLANs on top of our interfaces, whose frames XDP may not be
+// able to tell from untagged ones.
+func (d *daemon) warnOfVLANs() {
+	for _, name := range slices.Compact([]string{d.cfg.IPv6Interface, d.cfg.IPv4Interface}) {
+		vlans, err := host.VLANsOn(name)
+		if err != nil {
+			d.log.Warn("VLANs on the interface could not be looked for", "interface", name, "error", err)
+			continue
+		}
+		if len(vlans) > 0 {
+			d.log.Warn("VLANs on an interface of nat64d: where the device takes tags off, XDP cannot tell their frames from untagged ones; "+
+				"turn that off (ethtool -K "+name+" rxvlan off)", "interface", name, "vlans", vlans)
+		}
+	}
 }
 
 // warnOfMTU says when peers may send what fits no frame. The kernel drops that

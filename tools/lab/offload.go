@@ -25,6 +25,23 @@ var offloads = []string{
 	"rx-gro",
 }
 
+// DisableOffloads makes an interface's packets those of a wire, as Up does with
+// all that it makes.
+func (h Host) DisableOffloads(ifname string) error {
+	if err := h.Enter(func() error { return setFeatures(ifname, false, offloads) }); err != nil {
+		return fmt.Errorf("host %s: %w", h.Name, err)
+	}
+	return nil
+}
+
+// SetFeature switches one feature of an interface, by the kernel's name for it.
+func (h Host) SetFeature(ifname, feature string, on bool) error {
+	if err := h.Enter(func() error { return setFeatures(ifname, on, []string{feature}) }); err != nil {
+		return fmt.Errorf("host %s: %w", h.Name, err)
+	}
+	return nil
+}
+
 // setFeatures switches features of an interface of the current namespace on or
 // off, as ethtool -K does, over generic netlink (ETHTOOL_MSG_FEATURES_SET).
 func setFeatures(ifname string, on bool, features []string) error {

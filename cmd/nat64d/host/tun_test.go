@@ -6,7 +6,10 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -39,14 +42,57 @@ func TestSetUpTUN(t *testing.T) {
 	}
 }
 
+// A packet from a host behind another interface comes through the device to the
+// kernel, also where all reverse paths are checked strictly.
+func TestKernelAcceptsOverTUN(t *testing.T) {
+	inNamespace(t)
+	if err := os.WriteFile("/proc/sys/net/ipv4/conf/all/rp_filter", []byte("1"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tun := newTUN(t)
+	if err := SetUpTUN(TUN{Name: "nat64"}); err != nil {
+		t.Fatal(err)
+	}
+	peer, err := netlink.LinkByName("peer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(peer); err != nil { // or the other end has no route
+		t.Fatal(err)
+	}
+	sock, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 53})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolUDP, SrcIP: net.IPv4(192, 0, 2, 10), DstIP: net.IPv4(192, 0, 2, 1)}
+	u := &layers.UDP{SrcPort: 4000, DstPort: 53}
+	if err := u.SetNetworkLayerForChecksum(ip); err != nil {
+		t.Fatal(err)
+	}
+	b := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(b, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, ip, u, gopacket.Payload("fragmented once")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tun.Write(b.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+	sock.SetReadDeadline(time.Now().Add(10 * time.Second))
+	got := make([]byte, 100)
+	if n, from, err := sock.ReadFrom(got); err != nil || string(got[:n]) != "fragmented once" {
+		t.Errorf("%q from %v: %v", got[:n], from, err)
+	}
+}
+
 // newTUN makes a TUN device for the length of the test.
-func newTUN(t *testing.T) {
+func newTUN(t *testing.T) *os.File {
 	t.Helper()
 	tun := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "nat64"}, Mode: netlink.TUNTAP_MODE_TUN, NonPersist: true, Queues: 1}
 	if err := netlink.LinkAdd(tun); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tun.Fds[0].Close() })
+	return tun.Fds[0]
 }
 
 // The host's packets for the prefixes take the device, from an address of the

@@ -95,6 +95,7 @@ type world struct {
 
 	captures []*lab.Capture
 	judge    func(file string) // looks at each capture, too; may be nil
+	points   map[string]string // host and interface to capture at, where not the usual
 	before   footprint
 }
 
@@ -132,6 +133,12 @@ func needRoot(t *testing.T) {
 
 func build(t *testing.T, o lab.Options, configure ...func(map[string]any)) *world {
 	t.Helper()
+	return arranged(t, o, func(*world) {}, configure...)
+}
+
+// arranged is build for a network that is changed before nat64d starts.
+func arranged(t *testing.T, o lab.Options, arrange func(*world), configure ...func(map[string]any)) *world {
+	t.Helper()
 	needRoot(t)
 	o.Name = labName(labs.Add(1))
 	l, err := lab.Up(o)
@@ -149,6 +156,7 @@ func build(t *testing.T, o lab.Options, configure ...func(map[string]any)) *worl
 	for _, change := range configure {
 		change(w.d.Config)
 	}
+	arrange(w)
 	w.before = w.footprint()
 	w.capture(o.Routers)
 	if err := w.d.Start(ctx); err != nil {
@@ -162,7 +170,10 @@ func build(t *testing.T, o lab.Options, configure ...func(map[string]any)) *worl
 func (w *world) capture(routers bool) {
 	w.t.Helper()
 	points := map[string]string{"client": "eth0", "server": "eth0"}
-	if routers {
+	switch {
+	case w.points != nil:
+		points = w.points
+	case routers:
 		points = map[string]string{"r6": "nat64", "r4": "nat64"}
 	}
 	for host, ifname := range points {
