@@ -244,6 +244,17 @@ func TestUDPMappingIsNoTCPBIBEntry(t *testing.T) {
 	if fate := f.segment('6', "A"); fate != "dropped" {
 		t.Errorf("ACK from IPv6: %s", fate)
 	}
+	// With handoff on, mappings have no protocol: they let SYNs in, but no stray segments.
+	h := newTCPFlow(t, setup{handoff: true})
+	_, out4 = h.from6(udp6(t, clientA, tcpClientPort, elsewhere, 53, nil))
+	one(t, out4)
+	if fate := h.segment('4', "A"); fate != "dropped" || h.drops(DropTCPWithoutSession) != 1 {
+		t.Errorf("with handoff, ACK from IPv4: %s", fate)
+	}
+	if fate := h.segment('4', "S"); fate != "sent" {
+		t.Errorf("with handoff, SYN from IPv4: %s", fate)
+	}
+	h.tunnelled(t, 0)
 	// And the other way round: a stranger's datagram to a port of TCP's alone.
 	g := newTCPFlow(t, setup{})
 	g.reach("ESTABLISHED")
