@@ -139,3 +139,31 @@ func TestFragmentWithDF(t *testing.T) {
 		t.Errorf("%d pieces with DF became %d", len(pieces), len(out6))
 	}
 }
+
+// TestParkedFragments: fragments that waited for their next hop have been to
+// their datagram already, and go on when the hop is known; so do echoes.
+func TestParkedFragments(t *testing.T) {
+	for _, f := range cutFlows()[:3] {
+		hops := resolvedHops(nexthop.StaticRoute{
+			Prefix: netip.MustParsePrefix("198.51.100.0/24"), Hop: nexthop.Hop{State: nexthop.Unresolved, MTU: 1500, Side: nexthop.IPv4},
+		})
+		r := cutRig(t, setup{hops: hops})
+		data := random(300)
+		pieces := f.cut(t, data, 6, 64)
+		last := len(pieces) - 1
+		if f.name == "echo from IPv6" {
+			last++ // none of it goes before all of it is there
+		}
+		none(t, f.send(r, pieces[:last]...))
+		if n := r.workers[0].parked.n; n != last {
+			t.Errorf("%s: %d of %d fragments are parked", f.name, n, len(pieces))
+		}
+		known := r.hops.Load()
+		r.hops.Publish(known.WithHop(known.Lookup4(addr4(serverA)), nexthop.Hop{
+			State: nexthop.Resolved, MTU: 1500, Side: nexthop.IPv4, Eth: eth(macRouter, macBox4),
+		}))
+		_, out4 := r.from6()
+		out4 = append(out4, f.send(r, pieces[last:]...)...)
+		f.check(t, out4, data, 6)
+	}
+}
