@@ -116,7 +116,7 @@ func serveDNS(c net.Conn) error {
 
 // digSizes are lengths of answers over UDP: those that fit one packet on both
 // sides, and those that come in two or more fragments.
-var digSizes = []int{100, 512, 1200, 1232}
+var digSizes = []int{100, 512, 1200, 1232, 1233, 1400, 1452, 1472, 1473, 2500, 4096}
 
 // dig asks for messages of many lengths over UDP, in one packet and in
 // fragments, and over TCP, with the server on either side.

@@ -88,7 +88,8 @@ func (w *world) iperf3(at lab.Host, bind netip.Addr, from lab.Host, to netip.Add
 		return err
 	})
 	udp := []string{"--udp", "--bitrate", "20M", "--length", "1400"}
-	for _, mode := range [][]string{nil, {"--reverse"}, udp, append([]string{"--reverse"}, udp...)} {
+	fragments := []string{"--udp", "--bitrate", "20M", "--length", "8000"}
+	for _, mode := range [][]string{nil, {"--reverse"}, udp, append([]string{"--reverse"}, udp...), fragments, append([]string{"--reverse"}, fragments...)} {
 		var out string
 		// The server may still be busy with the connection of the last one.
 		w.eventually("iperf3 "+strings.Join(mode, " "), 30*time.Second, func() (err error) {
