@@ -54,7 +54,10 @@ type Config struct {
 	Static   []Static
 	Timeouts Timeouts // zero: DefaultTimeouts
 	// PerClient limits what one client may have; see SetClientLimits.
-	PerClient ClientLimits
+	PerClient  ClientLimits
+	PortBlocks PortBlocks
+	// LogSessions notes sessions in the journals; see LogSessions.
+	LogSessions bool
 
 	// AddressDependent keeps what HasSessionWith needs (RFC 4787 REQ-8).
 	AddressDependent bool
@@ -82,6 +85,9 @@ func (c *Config) check() error {
 	}
 	if c.Entries < 0 || c.Entries > maxSessions {
 		errs = append(errs, fmt.Errorf("entries: %d is not within 0 to %d", c.Entries, maxSessions))
+	}
+	if err := c.PortBlocks.check(); err != nil {
+		errs = append(errs, err)
 	}
 	if len(c.Pool6) > maxPool6 {
 		errs = append(errs, fmt.Errorf("pool6: %d prefixes, at most %d", len(c.Pool6), maxPool6))

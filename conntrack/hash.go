@@ -15,14 +15,27 @@ import (
 type hasher struct {
 	s      [10]uint64
 	shards uint64
+	// byAddress is what of client's result comes from the address alone: the upper
+	// half with port blocks, nothing without.
+	byAddress uint64
+	portShift uint64 // mapped ports are dealt to shards in blocks of 2 to the power of this
 }
 
 // newHasher derives the secrets from seed.
 func newHasher(seed [32]byte, shards int) hasher {
 	g := rand.NewChaCha8(seed)
-	h := hasher{shards: uint64(shards)}
+	h := hasher{shards: uint64(shards), portShift: blockShift}
 	for i := range h.s {
 		h.s[i] = g.Uint64()
+	}
+	return h
+}
+
+// forBlocks makes a client's address alone say who owns its mappings, and deals
+// ports in blocks of the size given; 0 changes nothing.
+func (h hasher) forBlocks(size int) hasher {
+	if size > 0 {
+		h.byAddress, h.portShift = 0xffffffff<<32, uint64(bits.TrailingZeros(uint(size)))
 	}
 	return h
 }
@@ -61,7 +74,9 @@ func (h *hasher) address(a Addr6) uint64 { return fold(a.Hi^h.s[0], a.Lo^h.s[1])
 
 // client hashes the client's transport address: owner and BIB.
 func (h *hasher) client(a Addr6, port uint16) uint64 {
-	return fold(h.address(a)^h.s[2], uint64(port)^h.s[3])
+	address := h.address(a)
+	c := fold(address^h.s[2], uint64(port)^h.s[3])
+	return c ^ (c^address)&h.byAddress
 }
 
 // owner picks the shard from the upper half of client's result; the BIB index
@@ -82,7 +97,7 @@ func (h *hasher) key64(k *Key64) uint64 {
 func (h *hasher) key46(k *Key46) uint64 {
 	a := uint64(k.Server)<<32 | uint64(k.Mapped)
 	b := uint64(k.ServerPort)<<32 | uint64(k.MappedPort)<<16 | uint64(k.Proto)
-	return blockOwner(uint64(k.MappedPort)>>blockShift, h.shards)<<56 | fold(fold(a^h.s[6], b^h.s[7]), h.s[8])>>8
+	return blockOwner(uint64(k.MappedPort)>>(h.portShift&15), h.shards)<<56 | fold(fold(a^h.s[6], b^h.s[7]), h.s[8])>>8
 }
 
 // blockOwner deals blocks of ports to shards in turn.

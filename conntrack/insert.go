@@ -14,6 +14,7 @@ func (s *Shard) Insert(se *Session, now Tick) Verdict { return s.insert(se, now,
 // of its client.
 func (s *Shard) insert(se *Session, now Tick, restored bool) Verdict {
 	k, k46 := &se.Key, se.key46()
+	s.now = now
 	if s.t.Owner(k.Client, k.ClientPort) != s.id {
 		return NotOwner
 	}
@@ -59,6 +60,9 @@ func (s *Shard) insert(se *Session, now Tick, restored bool) Verdict {
 	if origin == OriginHandoff {
 		s.recent.add(i)
 		s.stats[statHandoff].Add(1)
+	}
+	if !restored {
+		s.noteSession(SessionCreated, se, origin, i, s.index64.slots[i].state.Load())
 	}
 	s.stats[statCreated].Add(1)
 	s.stats[statUsed].Add(1)
@@ -112,6 +116,7 @@ func (s *Shard) removeSlot(i uint32) {
 	}
 	se, j := w.session(), w.peer()
 	k46 := se.key46()
+	s.noteSession(SessionEnded, &se, se.Origin, i, a.state.Load())
 	s.index64.hide(s.t.hash.key64(&se.Key), i)
 	s.index46.hide(s.t.hash.key46(&k46), j)
 	a.clear()

@@ -32,7 +32,7 @@ func TestSlotIsACacheLine(t *testing.T) {
 // What lies outside the Go heap must not point into it: the collector does not
 // look there.
 func TestOffHeapTypesHaveNoPointers(t *testing.T) {
-	for _, v := range []any{slot{}, bibEntry{}, portSet{}, clientSlot{}, tagWord{}, awayWord{}, uint32(0), uint64(0)} {
+	for _, v := range []any{slot{}, bibEntry{}, portSet{}, clientSlot{}, portBlock{}, tagWord{}, awayWord{}, uint32(0), uint64(0)} {
 		if p := pointerIn(reflect.TypeOf(v)); p != "" {
 			t.Errorf("%T holds a pointer: %s", v, p)
 		}

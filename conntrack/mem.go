@@ -88,7 +88,7 @@ func (r *region) unmap() error {
 // offHeap is what may lie outside the Go heap: types without pointers, for
 // which any content is a valid value.
 type offHeap interface {
-	slot | bibEntry | portSet | clientSlot | tagWord | awayWord | uint32 | uint64
+	slot | bibEntry | portSet | clientSlot | portBlock | tagWord | awayWord | uint32 | uint64
 }
 
 // overlay sees n values of T from offset on.

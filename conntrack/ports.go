@@ -38,13 +38,14 @@ type ports struct {
 	usable []uint64 // like sets[].free with nothing taken
 	any    [kinds][maxPool4 / 64]atomic.Uint64
 	shards uint64
+	shift  uint64 // words of ports are dealt to shards in runs of 2 to the power of this
 	mem    [2]region
 }
 
 // newPorts lays out the pool. Reserved ports are never handed out; they do not
 // concern ICMP identifiers. Nor is port 0, which no transport may use.
-func newPorts(ranges []Pool4Range, reserved []uint16, shards int) (*ports, error) {
-	p := &ports{addrs: pool4Addresses(ranges), shards: uint64(shards)}
+func newPorts(ranges []Pool4Range, reserved []uint16, h *hasher) (*ports, error) {
+	p := &ports{addrs: pool4Addresses(ranges), shards: h.shards, shift: h.portShift - blockShift}
 	n := kinds * len(p.addrs)
 	var err error
 	if p.mem[0], err = mapAnonymous(sizeOf[portSet](n)); err != nil {
@@ -204,7 +205,7 @@ func parityMask(parity uint16) uint64 { return evenPorts << (parity & 1) }
 // own masks, in summary word i, the blocks of one shard.
 func (p *ports) own(shard uint64, i int) (mask uint64) {
 	for b := range uint64(64) {
-		if blockOwner(uint64(i)*64+b, p.shards) == shard {
+		if blockOwner((uint64(i)*64+b)>>p.shift, p.shards) == shard {
 			mask |= 1 << b
 		}
 	}

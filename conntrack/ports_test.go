@@ -189,7 +189,7 @@ func TestPortZeroIsNeverMapped(t *testing.T) {
 // Workers that fight for three ports leave no port behind that the summaries do
 // not show, and never have one port twice.
 func TestSummariesUnderContention(t *testing.T) {
-	p, err := newPorts([]Pool4Range{{poolAddr, 2000, 2001}, {poolAddr + 1, 2000, 2000}}, nil, 2)
+	p, err := newPorts([]Pool4Range{{poolAddr, 2000, 2001}, {poolAddr + 1, 2000, 2000}}, nil, &hasher{shards: 2, portShift: blockShift})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +230,7 @@ func TestSummariesUnderContention(t *testing.T) {
 // The dangerous moment: one worker has taken the last free port of a block and is
 // about to clear the summaries when another gives a port back to it.
 func TestReleaseBesideClaimIsSeen(t *testing.T) {
-	p, err := newPorts([]Pool4Range{{poolAddr, 2000, 2000}, {poolAddr, 2002, 2002}}, nil, 1)
+	p, err := newPorts([]Pool4Range{{poolAddr, 2000, 2000}, {poolAddr, 2002, 2002}}, nil, &hasher{shards: 1, portShift: blockShift})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -104,6 +104,7 @@ func (t *Table) readmit(s *slot, w *words, pool6 [maxPool6]int, now Tick) bool {
 	}
 	se.Key.Pool6 = uint8(to)
 	owner := t.shards[t.Owner(se.Key.Client, se.Key.ClientPort)]
+	owner.now = now
 	return owner.readmit(&se, stamp, now)
 }
 
@@ -145,6 +146,10 @@ func (s *Shard) adopt(se *Session) bool {
 	set, ok := s.t.poolSet(kd, se.Mapped)
 	if !ok || !s.t.ports.claim(set, se.MappedPort) {
 		return false
+	}
+	if !s.adoptBlock(k.Client, set%len(s.t.ports.addrs), se.MappedPort) {
+		s.t.ports.release(set, se.MappedPort)
+		return false // its block is another client's, from before there were blocks
 	}
 	mark, _ := s.takePort(k.Client, true)
 	s.openBIB(bibIndex(set, se.MappedPort), hash, k.Client, k.ClientPort, mark)

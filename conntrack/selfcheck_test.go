@@ -30,7 +30,10 @@ func (t *Table) selfcheck() error {
 	if err := c.away(); err != nil {
 		return err
 	}
-	return c.clients()
+	if err := c.clients(); err != nil {
+		return err
+	}
+	return c.t.checkBlocks()
 }
 
 // away checks that exactly the mappings that carry its mark are counted.
@@ -370,6 +373,53 @@ func (c *checker) clients() error {
 	}
 	if live != len(c.counts) || int(c.t.Stats().Clients) != live {
 		return fmt.Errorf("clients: %d places are taken, stats say %d, %d clients have something", live, c.t.Stats().Clients, len(c.counts))
+	}
+	return nil
+}
+
+// checkBlocks recounts the mappings of each port block, and checks that a block
+// is free, or a client's, and then found by it and on the list if it is empty.
+func (t *Table) checkBlocks() error {
+	b := &t.blocks
+	if !b.on() {
+		return nil
+	}
+	mappings := map[uint32]uint32{}
+	for _, s := range t.shards {
+		for _, w := range s.forward.words {
+			if w != 0 {
+				i := uint32(w) - 1
+				mappings[b.at(s.addrOf(i), uint16(i))]++
+			}
+		}
+	}
+	assigned := 0
+	for i := range b.blocks {
+		e := &b.blocks[i]
+		meta, addr, n := e.meta.Load(), i/b.perAddr, i%b.perAddr
+		free := b.free[addr*b.words+n/64].Load()>>(n%64)&1 != 0
+		if meta&blockAssigned == 0 {
+			if mappings[uint32(i)] != 0 || uint32(meta) != 0 {
+				return fmt.Errorf("block %d is nobody's and has %d mappings", i, mappings[uint32(i)])
+			}
+			continue
+		}
+		assigned++
+		client := Addr6{e.hi.Load(), e.lo.Load()}
+		if free || uint32(meta) != mappings[uint32(i)] || uint32(meta) == 0 && e.waiting == 0 {
+			return fmt.Errorf("block %d: free %v, counts %d mappings, has %d, waiting %d", i, free, uint32(meta), mappings[uint32(i)], e.waiting)
+		}
+		o := &t.shards[t.Owner(client, 0)].blocks
+		found := false
+		for at := o.index.home(uint32(t.hash.address(client))); o.index.words[at] != 0; at = o.index.after(at) {
+			found = found || uint32(o.index.words[at]) == uint32(i)+1
+		}
+		if !found {
+			return fmt.Errorf("block %d cannot be found by its client", i)
+		}
+	}
+	if assigned != int(t.Stats().Blocks) {
+		return fmt.Errorf("%d blocks are assigned, stats say %d", assigned, t.Stats().Blocks)
 	}
 	return nil
 }

@@ -47,6 +47,9 @@ type Shard struct {
 	// generation numbers sessions; its low 24 bits go into their state words.
 	generation uint32
 	mem        [3]region
+	now        Tick // as of the last call that was told
+	blocks     ownBlocks
+	journal    journal
 
 	_     [64]byte // counters are read by others: not on a line that lookups need
 	stats [statCount]atomic.Uint64
@@ -81,6 +84,14 @@ func newShard(t *Table, id, buckets int, slots64 []slot, seed [32]byte) (s *Shar
 	if s.forward, err = newForward(n + n/16); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+	if t.blocks.on() {
+		if s.blocks.index, err = newForward(len(t.blocks.blocks) + len(t.blocks.blocks)/4 + 8); err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+	}
+	if s.journal, err = newJournal(n); err != nil {
+		return nil, errors.Join(fmt.Errorf("beginnings of sessions: %w", err), s.close())
+	}
 	s.picker = picker{pool: t.ports, rng: keyStream{rand.NewChaCha8(seed)}}
 	for i := range s.picker.own {
 		s.picker.own[i] = t.ports.own(uint64(id), i)
@@ -89,7 +100,7 @@ func newShard(t *Table, id, buckets int, slots64 []slot, seed [32]byte) (s *Shar
 }
 
 func (s *Shard) close() error {
-	errs := []error{s.forward.mem.unmap(), s.peers.mem.unmap()}
+	errs := []error{s.forward.mem.unmap(), s.peers.mem.unmap(), s.blocks.index.mem.unmap(), s.journal.mem.unmap()}
 	for i := range s.mem {
 		errs = append(errs, s.mem[i].unmap())
 	}
@@ -126,11 +137,10 @@ func (s *Shard) MapForeseen(client Addr6, port uint16, p Proto, f *Foresight) (M
 	if v != OK {
 		return Mapping{}, v
 	}
-	first, home := s.paired(client)
-	addr, mapped, ok := s.picker.pick(k, first, home, port, f.random)
-	if !ok {
+	addr, mapped, v := s.choose(k, client, port, f.random)
+	if v != OK {
 		s.giveBack(client, mark, onePort)
-		return Mapping{}, PortsUsedUp
+		return Mapping{}, v
 	}
 	i := bibIndex(s.t.ports.set(k, addr), mapped)
 	s.openBIB(i, hash, client, port, mark)
@@ -153,10 +163,24 @@ func (s *Shard) FindMapping(client Addr6, port uint16, p Proto) (Mapping, bool) 
 	return s.mapping(i), true
 }
 
+// choose claims a port for a new mapping.
+func (s *Shard) choose(k kind, client Addr6, port uint16, random uint64) (addr int, mapped uint16, v Verdict) {
+	if s.t.blocks.on() {
+		return s.pickFromBlocks(k, client, port, random)
+	}
+	first, home := s.paired(client)
+	addr, mapped, ok := s.picker.pick(k, first, home, port, random)
+	if !ok {
+		return 0, 0, PortsUsedUp
+	}
+	return addr, mapped, OK
+}
+
 func (s *Shard) openBIB(i, hash uint32, client Addr6, port uint16, mark uint64) {
 	mark |= s.goAway(client, int(i%s.kindSize()>>16))
 	s.t.bib.entries[i].open(client, port, mark)
 	s.forward.insert(hash, i)
+	s.hold(s.addrOf(i), uint16(i))
 	s.stats[statBIB].Add(1)
 }
 
@@ -164,8 +188,11 @@ func (s *Shard) openBIB(i, hash uint32, client Addr6, port uint16, mark uint64) 
 func (s *Shard) kindSize() uint32 { return uint32(len(s.t.ports.addrs)) << 16 }
 
 func (s *Shard) mapping(i uint32) Mapping {
-	return Mapping{Addr: s.t.ports.addrs[i%s.kindSize()>>16], Port: uint16(i)}
+	return Mapping{Addr: s.t.ports.addrs[s.addrOf(i)], Port: uint16(i)}
 }
+
+// addrOf gives the index of a BIB entry's pool4 address.
+func (s *Shard) addrOf(i uint32) int { return int(i % s.kindSize() >> 16) }
 
 // Unmap drops the dynamic mapping that Map may have made, unless a session
 // uses it.
@@ -189,6 +216,7 @@ func (s *Shard) closeBIB(i uint32, at int, client Addr6) {
 	if flags&bibAway != 0 {
 		s.t.away.drop(s.t.hash.address(client), int(i%s.kindSize()>>16))
 	}
+	s.letBlock(s.addrOf(i), uint16(i))
 	if flags&bibHeld == 0 {
 		s.t.ports.release(int(i>>16), uint16(i))
 	}

@@ -12,25 +12,29 @@ const (
 	statEntries
 	statEntriesCached
 	statPurged
-	statClients   // clients that were counted first here, less those that were last; may be negative
+	statClients // clients that were counted first here, less those that were last; may be negative
+	statBlocks
+	statEventsLost
 	statUncounted // what found no place to be counted in
 	statCount
 )
 
 // Stats are a shard's counters, or a table's.
 type Stats struct {
-	Used      uint64 // sessions now
-	Created   uint64 // sessions ever, without those of an earlier process
-	Expired   uint64 // sessions ended by their lifetime or by a command
-	Refused   uint64 // sessions that found no room
-	Restored  uint64 // sessions of an earlier process
-	BIB       uint64 // dynamic mappings now
-	Entries   uint64 // entries of handoff servers now
-	Cached    uint64 // entries of handoff servers ever
-	Purged    uint64 // entries of handoff servers forgotten: flushed, replaced, idle or for lack of room
-	Clients   uint64 // clients with something that counts against their limits; only in a table's Stats
-	Uncounted uint64 // sessions and mappings that found no place to be counted in: refused, or, if they were there before the limits, left
-	Statics   uint64 // static mappings now; in a shard's Stats always 0
+	Used       uint64 // sessions now
+	Created    uint64 // sessions ever, without those of an earlier process
+	Expired    uint64 // sessions ended by their lifetime or by a command
+	Refused    uint64 // sessions that found no room
+	Restored   uint64 // sessions of an earlier process
+	BIB        uint64 // dynamic mappings now
+	Entries    uint64 // entries of handoff servers now
+	Cached     uint64 // entries of handoff servers ever
+	Purged     uint64 // entries of handoff servers forgotten: flushed, replaced, idle or for lack of room
+	Clients    uint64 // clients with something that counts against their limits; only in a table's Stats
+	Uncounted  uint64 // sessions and mappings that found no place to be counted in: refused, or, if they were there before the limits, left
+	Blocks     uint64 // port blocks assigned now
+	EventsLost uint64 // events that found the journal full
+	Statics    uint64 // static mappings now; in a shard's Stats always 0
 }
 
 // Stats reads the shard's counters. Any goroutine.
@@ -39,7 +43,8 @@ func (s *Shard) Stats() Stats {
 	return Stats{
 		Used: s.stats[statUsed].Load(), Created: s.stats[statCreated].Load() - restored, Restored: restored,
 		Expired: s.stats[statExpired].Load(), Refused: s.stats[statRefused].Load(),
-		BIB:     s.stats[statBIB].Load(),
+		BIB:    s.stats[statBIB].Load(),
+		Blocks: s.stats[statBlocks].Load(), EventsLost: s.stats[statEventsLost].Load(),
 		Clients: s.stats[statClients].Load(), Uncounted: s.stats[statUncounted].Load(),
 		Entries: s.stats[statEntries].Load(), Cached: s.stats[statEntriesCached].Load(), Purged: s.stats[statPurged].Load(),
 	}
@@ -60,6 +65,8 @@ func (t *Table) Stats() Stats {
 		sum.Cached += one.Cached
 		sum.Purged += one.Purged
 		sum.Clients += one.Clients
+		sum.Blocks += one.Blocks
+		sum.EventsLost += one.EventsLost
 		sum.Uncounted += one.Uncounted
 	}
 	return sum

@@ -13,14 +13,16 @@ import (
 // the static mappings are for any goroutine; a Shard's own methods are for the
 // worker that owns the shard.
 type Table struct {
-	hash    hasher
-	shards  []*Shard
-	ports   *ports
-	bib     *bib
-	away    away
-	timeout [timeoutClasses]atomic.Uint32
-	limits  atomic.Uint64 // of each client: sessions 32 | ports 32; 0 counts nothing
-	clients clients
+	hash        hasher
+	shards      []*Shard
+	ports       *ports
+	bib         *bib
+	away        away
+	timeout     [timeoutClasses]atomic.Uint32
+	limits      atomic.Uint64 // of each client: sessions 32 | ports 32; 0 counts nothing
+	clients     clients
+	blocks      portBlocks
+	logSessions atomic.Bool
 
 	statics      atomic.Pointer[staticSet]
 	staticMu     sync.Mutex    // held by whoever replaces statics; workers never take it
@@ -74,7 +76,7 @@ func build(c *Config) (*Table, error) {
 	} else if _, err := rand.Read(secret[:]); err != nil {
 		return nil, fmt.Errorf("draw the table's secret: %w", err)
 	}
-	t := &Table{hash: newHasher(seedFor(secret, 0), c.Shards), capacity: c.Sessions, entries: c.Entries}
+	t := &Table{hash: newHasher(seedFor(secret, 0), c.Shards).forBlocks(c.PortBlocks.Size), capacity: c.Sessions, entries: c.Entries}
 	t.free.Store(int64(c.Sessions))
 	t.freeEntries.Store(int64(c.Entries))
 	t.batch = int64(min(max(c.Sessions/(c.Shards*256), 1), 32))
@@ -83,6 +85,7 @@ func build(c *Config) (*Table, error) {
 	}
 	t.SetTimeouts(c.Timeouts)
 	t.limits.Store(c.PerClient.word())
+	t.logSessions.Store(c.LogSessions)
 	t.statics.Store(newStaticSet())
 	if err := t.allocate(c, secret); err != nil {
 		return nil, errors.Join(err, t.Close())
@@ -97,7 +100,7 @@ func build(c *Config) (*Table, error) {
 
 // allocate gets the memory. What it got before it failed is Close's to free.
 func (t *Table) allocate(c *Config, secret [32]byte) (err error) {
-	if t.ports, err = newPorts(c.Pool4, c.Reserved, c.Shards); err != nil {
+	if t.ports, err = newPorts(c.Pool4, c.Reserved, &t.hash); err != nil {
 		return err
 	}
 	if t.bib, err = newBIB(len(t.ports.addrs)); err != nil {
@@ -107,6 +110,9 @@ func (t *Table) allocate(c *Config, secret [32]byte) (err error) {
 		return err
 	}
 	if t.clients, err = newClients(c.Sessions); err != nil {
+		return err
+	}
+	if t.blocks, err = newPortBlocks(c.PortBlocks, t.ports); err != nil {
 		return err
 	}
 	buckets := bucketsFor((c.Sessions + c.Entries + c.Shards - 1) / c.Shards)
@@ -152,7 +158,7 @@ func (t *Table) Close() error {
 	if t.bib != nil {
 		errs = append(errs, t.bib.mem.unmap())
 	}
-	errs = append(errs, t.clients.close(), t.away.mem.unmap())
+	errs = append(errs, t.clients.close(), t.away.mem.unmap(), t.blocks.close())
 	if t.file != nil {
 		errs = append(errs, t.file.close())
 	}

@@ -80,7 +80,11 @@ func (s *Shard) arm(i uint32, now, due Tick, p Proto) {
 // A worker calls it once per burst.
 func (s *Shard) Expire(now Tick, budget int) (expired int) {
 	w := &s.wheel
+	s.now = now
 	s.probes = s.probes[:0]
+	if s.blocks.first != 0 {
+		s.returnBlocks(now)
+	}
 	if budget -= s.sweepSome(budget, &expired); budget <= 0 || w.count == 0 {
 		return expired
 	}

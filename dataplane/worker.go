@@ -44,6 +44,8 @@ type Config struct {
 	LocalTraffic bool
 	// Handoff couples the worker with the handoff worker; nil when handoff is off.
 	Handoff *Handoff
+	// Log takes what happens to sessions and port blocks; nil: nobody wants to know.
+	Log *Log
 	// Group is shared by all workers of a translator.
 	Group *Group
 	Rules *Rules
@@ -65,6 +67,7 @@ type Worker struct {
 	frames *ring.FrameStack
 	group  *Group
 
+	log     *Log
 	handoff *Handoff
 	told    bool // something went to the handoff worker in this round
 
@@ -135,7 +138,7 @@ func NewWorker(c Config) (*Worker, error) {
 		return nil, fmt.Errorf("worker %d: %w", c.ID, err)
 	}
 	w := &Worker{
-		id: c.ID, table: c.Table, shard: c.Shard, hops: c.Hops, umem: c.UMEM, frames: c.Frames, group: c.Group, handoff: c.Handoff,
+		id: c.ID, table: c.Table, shard: c.Shard, hops: c.Hops, umem: c.UMEM, frames: c.Frames, group: c.Group, handoff: c.Handoff, log: c.Log,
 		rules: c.Rules, opts: c.Rules.Translation, ids: newIdentifications(c.Seed), syns: new(synStore),
 	}
 	w.stick = c.Ports[IPv6][0] == c.Ports[IPv4][0]
@@ -178,6 +181,7 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 		}
 	}
 	received += w.expire(now, received)
+	w.record()
 	w.flush()
 	if w.told {
 		w.told = false

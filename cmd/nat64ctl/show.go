@@ -52,6 +52,9 @@ func writeStatus(out *bufio.Writer, s *control.Status) error {
 	if l := s.Clients; l.SessionLimit > 0 || l.PortLimit > 0 {
 		t.row("clients", fmt.Sprintf("%s, each %s sessions and %s ports", count(uint64(l.Counted)), limit(l.SessionLimit), limit(l.PortLimit)))
 	}
+	if s.PortBlocks.Size > 0 {
+		t.row("port blocks", fmt.Sprintf("%s of %d ports", count(uint64(s.PortBlocks.Assigned)), s.PortBlocks.Size))
+	}
 	handoff := "off"
 	if s.Handoff.Enabled {
 		handoff = fmt.Sprintf("%s servers, %s cached entries", count(uint64(s.Handoff.Servers)), count(uint64(s.Handoff.CachedEntries)))
@@ -125,6 +128,12 @@ func writeStats(out *bufio.Writer, s *control.Stats) error {
 		t.row("", "LOST BEFORE THE WORKERS", "")
 		t.row("on IPv6", count(s.Lost.IPv6), "")
 		t.row("on IPv4", count(s.Lost.IPv4), "")
+	}
+	if s.Log != (control.LogCounts{}) {
+		t.row("", "", "")
+		t.row("", "LOG OF SESSIONS", "")
+		t.row("written", count(s.Log.Written), "")
+		t.row("lost", count(s.Log.Lost), "")
 	}
 	err := t.close()
 	if dropped > 0 {

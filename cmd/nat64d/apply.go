@@ -76,6 +76,8 @@ func (d *daemon) apply(t *translator, c *config.Config, statics staticChange) er
 	tables := tableFrom(c, 1)
 	t.table.SetTimeouts(tables.Timeouts)
 	t.table.SetClientLimits(tables.PerClient)
+	t.table.LogSessions(c.Log.Sessions)
+	t.writer.Destinations(c.Log.Destinations)
 	if t.handoff != nil {
 		t.handoff.Tune(handoff.Tuning{BatchDelay: c.Handoff.BatchDelay, StrangersPerSecond: c.Handoff.StrangerPacketsPerSecond})
 	}

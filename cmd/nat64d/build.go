@@ -74,6 +74,8 @@ func tableFrom(c *config.Config, shards int) conntrack.Config {
 	t := conntrack.Config{
 		Shards:           shards,
 		Sessions:         c.Limits.Sessions,
+		PortBlocks:       conntrack.PortBlocks{Size: c.PortBlocks.Size, Grace: ticks(c.PortBlocks.Grace)},
+		LogSessions:      c.Log.Sessions,
 		PerClient:        conntrack.ClientLimits{Sessions: c.Limits.SessionsPerClient, Ports: c.Limits.PortsPerClient},
 		AddressDependent: true, // filtering can be switched on later, and must know the sessions from before
 		Pool6:            c.Pool6,

@@ -16,6 +16,7 @@ import (
 	"handoff64/cmd/nat64d/config"
 	"handoff64/cmd/nat64d/control"
 	"handoff64/cmd/nat64d/host"
+	"handoff64/cmd/nat64d/natlog"
 	"handoff64/conntrack"
 	"handoff64/dataplane"
 	"handoff64/dataplane/nexthop"
@@ -52,6 +53,8 @@ type translator struct {
 	links   []*handoff.Link    // of each worker
 	cpus    []int              // of each worker, -1 where it is not pinned
 	rules   *dataplane.Rules
+	logs    []*dataplane.Log // of each worker
+	writer  *natlog.Writer   // of what happens to sessions and port blocks
 }
 
 // serve translates until ctx ends. ready is called once packets flow. Steps
@@ -118,6 +121,8 @@ func (d *daemon) poll(ctx context.Context, t *translator, ready func()) error {
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), len(t.workers)+2))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	stopWriter := d.startWriter(t)
+	defer stopWriter() // after the workers
 	var wg sync.WaitGroup
 	for i, w := range t.workers {
 		wg.Go(func() {
@@ -211,6 +216,9 @@ func (d *daemon) makeWorkers(t *translator) error {
 			return err
 		}
 	}
+	if t.writer, err = d.newWriter(t, len(parts)); err != nil {
+		return err
+	}
 	group := dataplane.NewGroup(len(parts))
 	for i, part := range parts {
 		var link *dataplane.Handoff
@@ -224,7 +232,7 @@ func (d *daemon) makeWorkers(t *translator) error {
 		w, err := dataplane.NewWorker(dataplane.Config{
 			ID: i, Table: t.table, Shard: t.table.Shard(i), Hops: t.hops, UMEM: t.device.UMEM(), Frames: part.Frames,
 			Ports: [2][]ring.Port{part.IPv6, part.IPv4}, Group: group, Rules: rules, Fragments: d.cfg.Limits.Fragments, Seed: mathrand.Uint64(),
-			Handoff: link, Kernel: t.kernelPort(i), LocalTraffic: d.cfg.LocalTraffic,
+			Handoff: link, Kernel: t.kernelPort(i), LocalTraffic: d.cfg.LocalTraffic, Log: t.logs[i],
 		})
 		if err != nil {
 			return err

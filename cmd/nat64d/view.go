@@ -47,6 +47,7 @@ func (d *daemon) Status() control.Status {
 	s.Sessions.Used = int(stats.Used)
 	s.BIB.Used = int(stats.BIB + stats.Statics)
 	limits := t.table.ClientLimits()
+	s.PortBlocks = control.PortBlocks{Size: d.cfg.PortBlocks.Size, Assigned: int(stats.Blocks)}
 	s.Clients = control.Clients{Counted: int(stats.Clients), SessionLimit: limits.Sessions, PortLimit: limits.Ports}
 	s.Handoff = control.HandoffStatus{Enabled: t.handoff != nil, CachedEntries: int(stats.Entries)}
 	if t.handoff != nil {
@@ -82,6 +83,7 @@ func (d *daemon) Stats() control.Stats {
 	s := statsOf(&c, &table)
 	if t != nil {
 		s.Lost, s.Workers = t.lost(), t.workerCounts()
+		s.Log = control.LogCounts{Written: t.writer.Written(), Lost: t.writer.Lost() + t.table.Stats().EventsLost}
 	}
 	if t != nil && t.handoff != nil {
 		t.addHandoff(&s)

@@ -40,6 +40,7 @@ type Config struct {
 	ICMPSource      ICMPSource
 	UDPZeroChecksum string // "compute" or "drop"
 	TrafficClass    string // "copy" or "zero"
+	PortBlocks      PortBlocks
 	StaticBIB       []StaticBIB
 	Hairpin         bool
 	Timeouts        Timeouts
@@ -82,6 +83,12 @@ type MTU struct{ IPv6, IPv4 int }
 // makes itself. The zero Addr means the interface's own address.
 type ICMPSource struct{ IPv6, IPv4 netip.Addr }
 
+// PortBlocks says how mapped ports are given to clients.
+type PortBlocks struct {
+	Size  int           // ports of a block; 0: one port at a time
+	Grace time.Duration // how long an unused block stays its client's
+}
+
 // StaticBIB is a mapping that always exists. For "icmp" the ports are identifiers.
 type StaticBIB struct {
 	Protocol string // "tcp", "udp" or "icmp"
@@ -118,8 +125,11 @@ type Handoff struct {
 
 // Log says what is logged and how.
 type Log struct {
-	Level  slog.Level
-	Format string // "text" or "json"
+	Level        slog.Level
+	Format       string // "text" or "json"
+	Sessions     bool   // an event for each session that is created or ends
+	Destinations bool   // and with it the server
+	IPFIX        string // host:port of a collector that gets the events, "" for none
 }
 
 // Problem is one thing wrong with a configuration file, or (in
@@ -181,6 +191,7 @@ func defaults() *Config {
 		ICMPErrorSource: "router",
 		UDPZeroChecksum: "compute",
 		TrafficClass:    "copy",
+		PortBlocks:      PortBlocks{Grace: 2 * time.Minute},
 		Hairpin:         true,
 		Timeouts: Timeouts{
 			UDP: 5 * time.Minute, ICMP: time.Minute,
@@ -196,6 +207,6 @@ func defaults() *Config {
 		},
 		ControlSocket: "/run/nat64d.sock",
 		Metrics:       "127.0.0.1:9464",
-		Log:           Log{Level: slog.LevelInfo, Format: "text"},
+		Log:           Log{Level: slog.LevelInfo, Format: "text", Destinations: true},
 	}
 }

@@ -98,6 +98,7 @@ func TestFull(t *testing.T) {
 		ICMPSource:      ICMPSource{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.254")},
 		UDPZeroChecksum: "drop", TrafficClass: "zero",
 		LocalTraffic: true,
+		PortBlocks:   PortBlocks{Size: 256, Grace: 90 * time.Second},
 		StaticBIB: []StaticBIB{
 			{"tcp", p4("[2001:db8::5]:80"), p4("192.0.2.1:80")},
 			{"udp", p4("[2001:db8::5]:80"), p4("192.0.2.1:80")},
@@ -113,7 +114,7 @@ func TestFull(t *testing.T) {
 			CacheEntries: 1 << 20, BatchDelay: 10 * time.Millisecond, StrangerPacketsPerSecond: 1000,
 		},
 		ControlSocket: "/run/nat64/one.sock",
-		Log:           Log{Level: slog.LevelDebug, Format: "json"},
+		Log:           Log{Level: slog.LevelDebug, Format: "json", Sessions: true, IPFIX: "192.0.2.9:4739"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)

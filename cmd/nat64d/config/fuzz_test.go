@@ -63,7 +63,8 @@ func encode(t *testing.T, c *Config) []byte {
 		"lowest_ipv6_mtu": c.LowestIPv6MTU, "tcp_mss_clamp": mss, "filtering": c.Filtering, "tcp_incoming": c.TCPIncoming,
 		"well_known_prefix": c.WellKnownPrefix, "deny_ipv4": deny, "icmp_error_source": c.ICMPErrorSource, "icmp_source": source,
 		"udp_zero_checksum": c.UDPZeroChecksum, "traffic_class": c.TrafficClass, "static_bib": static,
-		"hairpin": c.Hairpin, "local_traffic": c.LocalTraffic,
+		"port_blocks": object{"size": c.PortBlocks.Size, "grace": c.PortBlocks.Grace.String()},
+		"hairpin":     c.Hairpin, "local_traffic": c.LocalTraffic,
 		"timeouts": object{"udp": c.Timeouts.UDP.String(), "icmp": c.Timeouts.ICMP.String(),
 			"tcp_established": c.Timeouts.TCPEstablished.String(), "tcp_transitory": c.Timeouts.TCPTransitory.String(),
 			"tcp_incoming_syn": c.Timeouts.TCPIncomingSYN.String(), "fragment": c.Timeouts.Fragment.String()},
@@ -75,7 +76,8 @@ func encode(t *testing.T, c *Config) []byte {
 			"batch_delay": c.Handoff.BatchDelay.String(), "stranger_packets_per_second": c.Handoff.StrangerPacketsPerSecond},
 		"kernel_protocols": protocols,
 		"control_socket":   c.ControlSocket, "metrics": c.Metrics,
-		"log": object{"level": strings.ToLower(c.Log.Level.String()), "format": c.Log.Format},
+		"log": object{"level": strings.ToLower(c.Log.Level.String()), "format": c.Log.Format, "sessions": c.Log.Sessions,
+			"destinations": c.Log.Destinations, "ipfix": c.Log.IPFIX},
 	}, "", " ")
 	if err != nil {
 		t.Fatal(err)

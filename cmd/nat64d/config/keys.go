@@ -67,6 +67,8 @@ var keys = []key{
 	{"icmp_source.ipv4", Live, func(c *Config) any { return or(c.ICMPSource.IPv4, netip.Addr{}, "interface") }},
 	{"udp_zero_checksum", Live, func(c *Config) any { return c.UDPZeroChecksum }},
 	{"traffic_class", Live, func(c *Config) any { return c.TrafficClass }},
+	{"port_blocks.size", Restart, func(c *Config) any { return c.PortBlocks.Size }},
+	{"port_blocks.grace", Restart, func(c *Config) any { return span(c.PortBlocks.Grace) }},
 	{"static_bib", Reload, func(c *Config) any { return staticTexts(c.StaticBIB) }},
 	{"hairpin", Live, func(c *Config) any { return c.Hairpin }},
 	{"local_traffic", Restart, func(c *Config) any { return c.LocalTraffic }},
@@ -94,6 +96,9 @@ var keys = []key{
 	{"metrics", Restart, func(c *Config) any { return c.Metrics }},
 	{"log.level", Live, func(c *Config) any { return levelWord(c.Log.Level) }},
 	{"log.format", Restart, func(c *Config) any { return c.Log.Format }},
+	{"log.sessions", Live, func(c *Config) any { return c.Log.Sessions }},
+	{"log.destinations", Live, func(c *Config) any { return c.Log.Destinations }},
+	{"log.ipfix", Restart, func(c *Config) any { return c.Log.IPFIX }},
 }
 
 // Value is a key with what it holds, in the notation of the file; nil when only

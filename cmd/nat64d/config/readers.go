@@ -221,3 +221,19 @@ func list(low, high int, each reader) reader {
 		}
 	}
 }
+
+// blockSize reads 0 or a number of ports that a block may have.
+func blockSize(dst *int) reader {
+	return func(p *parser, path string, v *fastjson.Value) {
+		const hint = "give a power of two from 64 to 4096, or 0 for none"
+		n, err := v.Int()
+		if err != nil || n != 0 && (n < 64 || n > 4096 || n&(n-1) != 0) {
+			p.problem(path, describe(v)+" is not the size of a block", hint)
+			return
+		}
+		*dst = n
+	}
+}
+
+// isCollector accepts host:port with a host, and "" for no collector.
+func isCollector(s string) bool { return s == "" || isListenAddress(s) && !strings.HasPrefix(s, ":") }

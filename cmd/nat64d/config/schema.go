@@ -53,6 +53,9 @@ func (p *parser) schema() []field {
 			field{"ipv4", icmpSource(&c.ICMPSource.IPv4, "IPv4", netip.Addr.Is4), ""}), ""},
 		{"udp_zero_checksum", choice(&c.UDPZeroChecksum, "compute", "drop"), ""},
 		{"traffic_class", choice(&c.TrafficClass, "copy", "zero"), ""},
+		{"port_blocks", object(
+			field{"size", blockSize(&c.PortBlocks.Size), ""},
+			field{"grace", duration(&c.PortBlocks.Grace), ""}), ""},
 		{"static_bib", list(0, 65535, readStatic), ""},
 		{"hairpin", boolean(&c.Hairpin), ""},
 		{"local_traffic", boolean(&c.LocalTraffic), ""},
@@ -80,7 +83,10 @@ func (p *parser) schema() []field {
 		{"metrics", text(&c.Metrics, `give address and port, such as "127.0.0.1:9464", or "" for none`, isListenAddress), ""},
 		{"log", object(
 			field{"level", logLevel(&c.Log.Level), ""},
-			field{"format", choice(&c.Log.Format, "text", "json"), ""}), ""},
+			field{"format", choice(&c.Log.Format, "text", "json"), ""},
+			field{"sessions", boolean(&c.Log.Sessions), ""},
+			field{"destinations", boolean(&c.Log.Destinations), ""},
+			field{"ipfix", text(&c.Log.IPFIX, `give address and UDP port of a collector, such as "192.0.2.9:4739", or "" for none`, isCollector), ""}), ""},
 	}
 }
 

@@ -50,6 +50,9 @@ var metricRows = [...]struct{ name, labels, help string }{
 	{"nat64_sessions_expired_total", "", "Sessions that timed out."},
 	{"nat64_bib_entries", "", "Mappings in the BIB."},
 	{"nat64_clients", "", "Clients with something that counts against their limits."},
+	{"nat64_port_blocks", "", "Port blocks that clients have."},
+	{"nat64_log_records_total", "", "Lines and IPFIX records about sessions and port blocks that were written."},
+	{"nat64_log_lost_total", "", "Lines and IPFIX records about sessions and port blocks that were lost."},
 	{"nat64_handoff_servers", "", "Servers that speak handoff."},
 	{"nat64_handoff_entries", "", "Entries of servers in the cache."},
 	{"nat64_handoff_notifications_total", "", "Entries told to servers."},
@@ -107,6 +110,7 @@ func collectStatus(s Status, send sendFunc) {
 	send("nat64_sessions_capacity", float64(s.Sessions.Capacity))
 	send("nat64_bib_entries", float64(s.BIB.Used))
 	send("nat64_clients", float64(s.Clients.Counted))
+	send("nat64_port_blocks", float64(s.PortBlocks.Assigned))
 	send("nat64_handoff_servers", float64(s.Handoff.Servers))
 	send("nat64_handoff_entries", float64(s.Handoff.CachedEntries))
 }
@@ -132,6 +136,8 @@ func collectStats(s Stats, send sendFunc) {
 	for reason, n := range s.Drops {
 		send("nat64_dropped_packets_total", float64(n), reason)
 	}
+	send("nat64_log_records_total", float64(s.Log.Written))
+	send("nat64_log_lost_total", float64(s.Log.Lost))
 	send("nat64_sessions_created_total", float64(s.Sessions.Created))
 	send("nat64_sessions_expired_total", float64(s.Sessions.Expired))
 	send("nat64_handoff_notifications_total", float64(s.Handoff.Notifications))

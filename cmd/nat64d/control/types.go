@@ -57,6 +57,7 @@ type Status struct {
 	Sessions   Usage          `json:"sessions"`
 	BIB        BIBUsage       `json:"bib"`
 	Clients    Clients        `json:"clients"`
+	PortBlocks PortBlocks     `json:"port_blocks"`
 	Handoff    HandoffStatus  `json:"handoff"`
 	// Differs names the keys that hold something else than the configuration
 	// file said when it was last read: set since then, or waiting for a restart.
@@ -142,6 +143,13 @@ type Clients struct {
 	PortLimit    int `json:"port_limit"`
 }
 
+// PortBlocks says how large port blocks are (0: there are none) and how many
+// clients have now.
+type PortBlocks struct {
+	Size     int `json:"size"`
+	Assigned int `json:"assigned"`
+}
+
 // HandoffStatus is the state of the handoff protocol.
 type HandoffStatus struct {
 	Enabled       bool `json:"enabled"`
@@ -164,6 +172,7 @@ type Stats struct {
 	// Lost is what the kernel had no room for in the workers' rings: it reached
 	// no worker and is in no other count.
 	Lost    PerSide        `json:"lost"`
+	Log     LogCounts      `json:"log"`
 	Handoff HandoffCounts  `json:"handoff"`
 	Workers []WorkerCounts `json:"workers"`
 }
@@ -172,6 +181,13 @@ type Stats struct {
 type WorkerCounts struct {
 	Received uint64 `json:"received"` // packets, from either interface
 	Dropped  uint64 `json:"dropped"`
+}
+
+// LogCounts counts lines, and records for a collector, about sessions and port
+// blocks.
+type LogCounts struct {
+	Written uint64 `json:"written"`
+	Lost    uint64 `json:"lost"`
 }
 
 // Traffic counts packets and octets on both sides.

@@ -77,13 +77,14 @@ func exampleStatus() control.Status {
 			IPv6: control.Interface{Name: "eth1", XDPMode: "native", ZeroCopy: true, Queues: 2},
 			IPv4: control.Interface{Name: "eth0", XDPMode: "generic", Queues: 1},
 		},
-		Workers:  []control.Worker{{CPU: 2, Queue: 0}, {CPU: -1, Queue: 1}},
-		Pool6:    []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("2001:db8:64::/48")},
-		Pool4:    []control.Pool4{{Address: "192.0.2.1", Ports: "1024-65535"}, {Address: "198.51.100.0/28", Ports: "5000"}},
-		Sessions: control.Usage{Used: 4242, Capacity: 1048576},
-		BIB:      control.BIBUsage{Used: 1234},
-		Differs:  []string{"pool6", "lowest_ipv6_mtu"},
-		Clients:  control.Clients{Counted: 12, SessionLimit: 500, PortLimit: 200},
+		Workers:    []control.Worker{{CPU: 2, Queue: 0}, {CPU: -1, Queue: 1}},
+		Pool6:      []netip.Prefix{netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("2001:db8:64::/48")},
+		Pool4:      []control.Pool4{{Address: "192.0.2.1", Ports: "1024-65535"}, {Address: "198.51.100.0/28", Ports: "5000"}},
+		Sessions:   control.Usage{Used: 4242, Capacity: 1048576},
+		BIB:        control.BIBUsage{Used: 1234},
+		Differs:    []string{"pool6", "lowest_ipv6_mtu"},
+		Clients:    control.Clients{Counted: 12, SessionLimit: 500, PortLimit: 200},
+		PortBlocks: control.PortBlocks{Size: 256, Assigned: 31},
 	}
 }
 
@@ -103,6 +104,7 @@ func ExampleStats(n uint64) control.Stats {
 		Sessions:   control.SessionCounts{Created: 5000 * n, Expired: 758 * n},
 		Lost:       control.PerSide{IPv6: 17 * n, IPv4: 5 * n},
 		Workers:    []control.WorkerCounts{{Received: 2400000 * n, Dropped: 12000 * n}, {Received: 600000 * n, Dropped: 352 * n}},
+		Log:        control.LogCounts{Written: 5758 * n, Lost: 3 * n},
 		Handoff: control.HandoffCounts{
 			Notifications: 4321 * n, Queries: 321 * n, Replies: 4600 * n, EntriesCached: 4400 * n, EntriesPurged: 21 * n,
 			Tunnelled: 54 * n, Invalid: 3 * n,
