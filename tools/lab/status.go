@@ -28,6 +28,14 @@ type Status struct {
 	BIB struct {
 		Used uint64 `json:"used"`
 	} `json:"bib"`
+	Clients struct {
+		Counted      int `json:"counted"`
+		SessionLimit int `json:"session_limit"`
+	} `json:"clients"`
+	PortBlocks struct {
+		Size     int `json:"size"`
+		Assigned int `json:"assigned"`
+	} `json:"port_blocks"`
 	Handoff struct {
 		Enabled       bool   `json:"enabled"`
 		Servers       uint64 `json:"servers"`
@@ -61,6 +69,10 @@ type Stats struct {
 		Created uint64 `json:"created"`
 		Expired uint64 `json:"expired"`
 	} `json:"sessions"`
+	Log struct {
+		Written uint64 `json:"written"`
+		Lost    uint64 `json:"lost"`
+	} `json:"log"`
 	Handoff   HandoffCounts `json:"handoff"`
 	Passed    Sides[uint64] `json:"passed"`
 	Parked    uint64        `json:"parked"`
