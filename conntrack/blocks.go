@@ -151,7 +151,7 @@ type ownBlocks struct {
 // pickFromBlocks claims a port for a client.
 func (s *Shard) pickFromBlocks(k kind, client Addr6, parity uint16, r uint64) (addr int, port uint16, v Verdict) {
 	b, o := &s.t.blocks, &s.blocks
-	addr = int(scale(pairing(client), uint64(len(s.t.ports.addrs))))
+	addr, _ = s.paired(client)
 	hash, has := uint32(s.t.hash.address(client)), 0
 	for at := o.index.home(hash); o.index.words[at] != 0; at = o.index.after(at) {
 		i := uint32(o.index.words[at]) - 1
