@@ -12,6 +12,9 @@ import (
 // filter's rules out of the same configuration.
 type HostRules struct {
 	Enabled bool
+	// Exclusive leaves the host nothing but ControlPort, errors about it, and the
+	// protocols that are not in OurProtocols.
+	Exclusive bool
 	// Pool has the NAT's port ranges; static mappings are in the table.
 	Pool []PoolPorts
 	// UDP is where UDP differs from TCP: one port that is the host's in spite of
@@ -55,6 +58,9 @@ func (w *Worker) isHosts(m *meta) bool {
 	if !h.Enabled {
 		return false
 	}
+	if h.Exclusive {
+		return w.isHostsInSpite(m)
+	}
 	switch m.p.Kind {
 	case packet.KindTCP, packet.KindUDP:
 		return !w.isOurs(conntrack.Proto(m.p.Proto), m.p.Dst4, m.p.DstPort)
@@ -67,6 +73,24 @@ func (w *Worker) isHosts(m *meta) bool {
 		return m.p.ICMPType == packet.ICMPv4Redirect || !w.quotesOurs(m)
 	case packet.KindICMPOther:
 		return true
+	}
+	return h.hasProtocol(m.p.Proto)
+}
+
+// isHostsInSpite is isHosts for addresses that are the NAT's alone.
+func (w *Worker) isHostsInSpite(m *meta) bool {
+	h := &w.rules.Host
+	switch m.p.Kind {
+	case packet.KindTCP, packet.KindEchoRequest, packet.KindEchoReply, packet.KindICMPOther:
+		return false
+	case packet.KindUDP:
+		return h.ControlPort != 0 && m.p.DstPort == h.ControlPort
+	case packet.KindICMPError:
+		q := &m.quote
+		if m.p.ICMPType == packet.ICMPv4Redirect || packet.ParseQuoted4(m.frame, int(m.p.L4)+icmpHeader, int(m.p.End), q) != packet.Good {
+			return false
+		}
+		return q.Kind == packet.KindUDP && h.ControlPort != 0 && q.SrcPort == h.ControlPort || q.Kind == packet.KindOther && h.hasProtocol(q.Proto)
 	}
 	return h.hasProtocol(m.p.Proto)
 }

@@ -107,7 +107,10 @@ const (
 )
 
 func filterFrom(c *config.Config) xsk.FilterConfig {
-	f := xsk.FilterConfig{Pool6: c.Pool6, OtherProtocols: c.Handoff.Enabled, KernelProtocols: c.KernelProtocols}
+	f := xsk.FilterConfig{Pool6: c.Pool6, OtherProtocols: c.Handoff.Enabled, KernelProtocols: c.KernelProtocols, Exclusive: c.Exclusive}
+	if c.Handoff.Enabled {
+		f.ControlPort = uint16(c.Handoff.ClientPort)
+	}
 	for _, p := range c.Pool4 {
 		var ports []xsk.PortRange
 		for _, r := range p.Ports {
@@ -127,15 +130,17 @@ func filterFrom(c *config.Config) xsk.FilterConfig {
 
 // hostRulesFrom says of fragments what filterFrom says of whole packets.
 func hostRulesFrom(c *config.Config) dataplane.HostRules {
-	h := dataplane.HostRules{Enabled: true}
+	h := dataplane.HostRules{Enabled: true, Exclusive: c.Exclusive}
 	for _, p := range c.Pool4 {
 		first := addr4(p.Prefix.Addr())
 		h.Pool = append(h.Pool, dataplane.PoolPorts{First: first, Last: first | uint32(1<<(32-p.Prefix.Bits())-1), Ports: p.Ports})
 	}
-	if !c.Handoff.Enabled {
+	if c.Handoff.Enabled {
+		h.ControlPort, h.DiscardPort = uint16(c.Handoff.ClientPort), discardPort
+	}
+	if !c.Handoff.Enabled && !c.Exclusive {
 		return h
 	}
-	h.ControlPort, h.DiscardPort = uint16(c.Handoff.ClientPort), discardPort
 	for p := range 256 {
 		if !slices.Contains(c.KernelProtocols, uint8(p)) {
 			h.OurProtocols[p>>6] |= 1 << (p & 63)

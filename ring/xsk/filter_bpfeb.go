@@ -14,14 +14,16 @@ import (
 )
 
 type filterConfig struct {
-	_          structs.HostLayout
-	Pool6Count uint32
-	ServeIpv6  uint8
-	ServeIpv4  uint8
-	Mac        [6]uint8
-	Pad        uint32
-	Protocols  [32]uint8
-	Pool6      [16]struct {
+	_           structs.HostLayout
+	Pool6Count  uint32
+	ServeIpv6   uint8
+	ServeIpv4   uint8
+	Mac         [6]uint8
+	ControlPort uint16
+	Exclusive   uint8
+	Pad         uint8
+	Protocols   [32]uint8
+	Pool6       [16]struct {
 		_    structs.HostLayout
 		Net  [2]uint64
 		Mask [2]uint64

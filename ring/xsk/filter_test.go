@@ -250,6 +250,46 @@ func TestFilterVerdicts(t *testing.T) {
 	}
 }
 
+// With exclusive pools everything to their addresses is ours, but for what the
+// control channel needs and the protocols kept for the host.
+func TestFilterExclusive(t *testing.T) {
+	cfg := testConfig()
+	cfg.Exclusive, cfg.ControlPort, cfg.KernelProtocols = true, 64064, []uint8{47}
+	f, ref := loadForTest(t, cfg, true, true, true), newReference(cfg, testMAC, true, true)
+	to := func(dst string, proto byte, payload []byte) []byte {
+		return ipv4Packet{src: host, dst: dst, proto: proto, payload: payload}.frame()
+	}
+	sent := func(proto byte, payload []byte) []byte {
+		return icmpError(3, ipv4Packet{src: pool, dst: host, proto: proto, payload: payload}.bytes())
+	}
+	for _, c := range []verdictCase{
+		{"TCP in the range", to(pool, 6, transport(443, 5000)), true},
+		{"SSH", to(pool, 6, transport(443, 22)), true},
+		{"TCP to the control port's number", to(pool, 6, transport(443, 64064)), true},
+		{"UDP outside the range", to(pool, 17, transport(53, 53)), true},
+		{"UDP to the control port", to(pool, 17, transport(64064, 64064)), false},
+		{"UDP without ports", to(pool, 17, []byte{1, 2}), true},
+		{"echo request", to(pool, 1, echo(8, 5000)), true},
+		{"echo reply to the host's ping", to(pool, 1, echo(0, 100)), true},
+		{"timestamp", to(pool, 1, echo(13, 5000)), true},
+		{"redirect", to(pool, 1, icmpError(5, nil)), true},
+		{"error about the host's TCP", to(pool, 1, sent(6, transport(22, 5000))), true},
+		{"error about the control channel", to(pool, 1, sent(17, transport(64064, 64064))), false},
+		{"error about nothing", to(pool, 1, icmpError(3, nil)), true},
+		{"GRE, which is kept", to(pool, 47, transport(1, 2)), false},
+		{"error about GRE", to(pool, 1, sent(47, transport(1, 2))), false},
+		{"SCTP", to(pool, 132, transport(1, 2)), true},
+		{"another address", to("192.0.2.2", 6, transport(443, 5000)), false},
+	} {
+		if got := run(t, f, c.frame); got != c.ours {
+			t.Errorf("%s: ours = %v, want %v", c.name, got, c.ours)
+		}
+		if got := ref.ours(c.frame); got != c.ours {
+			t.Errorf("%s: the reference says %v, want %v", c.name, got, c.ours)
+		}
+	}
+}
+
 func TestFilterServesOnlyItsSide(t *testing.T) {
 	six, four := ipv6Frame("64:ff9b::1", transport(1, 2)), ipv4Packet{src: host, dst: pool, proto: 6, payload: transport(1, 5000)}.frame()
 	for _, tt := range []struct{ serve6, serve4 bool }{{true, false}, {false, true}, {true, true}} {
@@ -293,6 +333,11 @@ func TestFilterAgainstReference(t *testing.T) {
 	handoff.OtherProtocols, handoff.KernelProtocols = true, []uint8{47, 50}
 	t.Run("plain", func(t *testing.T) { compareWithReference(t, testConfig()) })
 	t.Run("handoff", func(t *testing.T) { compareWithReference(t, handoff) })
+	exclusive := handoff
+	exclusive.Exclusive, exclusive.ControlPort = true, 5000
+	t.Run("exclusive", func(t *testing.T) { compareWithReference(t, exclusive) })
+	exclusive.ControlPort, exclusive.KernelProtocols = 0, nil
+	t.Run("exclusive without control port", func(t *testing.T) { compareWithReference(t, exclusive) })
 }
 
 func compareWithReference(t *testing.T, cfg FilterConfig) {

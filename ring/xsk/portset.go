@@ -48,6 +48,11 @@ type FilterConfig struct {
 	// the translator's (handoff draft §8), but for the KernelProtocols.
 	OtherProtocols  bool
 	KernelProtocols []uint8
+
+	// Exclusive makes all that is sent to pool4 the translator's, but for UDP to
+	// ControlPort (0: none) and for the KernelProtocols.
+	Exclusive   bool
+	ControlPort uint16
 }
 
 // portSet has one bit per port: a set bit is the translator's.
@@ -147,8 +152,13 @@ func (c *FilterConfig) settings(mac [6]byte, serve6, serve4 bool) filterConfig {
 	if serve4 {
 		out.ServeIpv4 = 1
 	}
-	if c.OtherProtocols {
+	if c.OtherProtocols || c.Exclusive {
 		out.Protocols = c.protocols()
+	}
+	if c.Exclusive {
+		var port [2]byte
+		binary.BigEndian.PutUint16(port[:], c.ControlPort)
+		out.Exclusive, out.ControlPort = 1, binary.NativeEndian.Uint16(port[:])
 	}
 	for i, p := range c.Pool6 {
 		net, mask := p.Masked().Addr().As16(), prefixMask(p.Bits())

@@ -61,6 +61,9 @@ func splitIPv4(ip []byte) (hdr, rest []byte, ok bool) {
 
 func (r *reference) transport(hdr, l4 []byte) bool {
 	dst := netip.AddrFrom4([4]byte(hdr[16:]))
+	if r.cfg.Exclusive {
+		return !r.hosts(hdr[9], l4)
+	}
 	switch hdr[9] {
 	case 6, 17:
 		return len(l4) >= 4 && r.mapped(dst, Proto(hdr[9]), binary.BigEndian.Uint16(l4[2:]))
@@ -80,6 +83,36 @@ func (r *reference) transport(hdr, l4 []byte) bool {
 		return false
 	}
 	return r.other(hdr[9])
+}
+
+// hosts says what is the host's of a packet to an exclusive address: the control
+// port's datagrams, errors about them, and the protocols kept for it.
+func (r *reference) hosts(proto uint8, l4 []byte) bool {
+	control := func(port []byte) bool {
+		return r.cfg.ControlPort != 0 && binary.BigEndian.Uint16(port) == r.cfg.ControlPort
+	}
+	switch {
+	case proto == 6:
+		return false
+	case proto == 17:
+		return len(l4) >= 4 && control(l4[2:])
+	case proto != 1:
+		return slices.Contains(r.cfg.KernelProtocols, proto)
+	case len(l4) < 8+20 || !slices.Contains([]byte{3, 4, 11, 12}, l4[0]):
+		return false
+	}
+	quote := l4[8:]
+	hdrLen := int(quote[0]&0xf) * 4
+	if quote[0]>>4 != 4 || hdrLen < 20 || len(quote) < hdrLen+8 || binary.BigEndian.Uint16(quote[6:])&0x1fff != 0 {
+		return false
+	}
+	switch quote[9] {
+	case 6, 1:
+		return false
+	case 17:
+		return control(quote[hdrLen:])
+	}
+	return slices.Contains(r.cfg.KernelProtocols, quote[9])
 }
 
 // other says whether a protocol without ports is ours.

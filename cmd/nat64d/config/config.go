@@ -45,6 +45,7 @@ type Config struct {
 	Hairpin         bool
 	Timeouts        Timeouts
 	Limits          Limits
+	Exclusive       bool    // pool4 addresses are the NAT64's alone
 	KernelProtocols []uint8 // IP protocols that stay the host's although handoff takes all others
 	LocalTraffic    bool    // the host itself uses the NAT64
 	Handoff         Handoff

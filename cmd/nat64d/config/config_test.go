@@ -97,8 +97,8 @@ func TestFull(t *testing.T) {
 		ICMPErrorSource: "destination",
 		ICMPSource:      ICMPSource{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.254")},
 		UDPZeroChecksum: "drop", TrafficClass: "zero",
-		LocalTraffic: true,
-		PortBlocks:   PortBlocks{Size: 256, Grace: 90 * time.Second},
+		LocalTraffic: true, Exclusive: true,
+		PortBlocks: PortBlocks{Size: 256, Grace: 90 * time.Second},
 		StaticBIB: []StaticBIB{
 			{"tcp", p4("[2001:db8::5]:80"), p4("192.0.2.1:80")},
 			{"udp", p4("[2001:db8::5]:80"), p4("192.0.2.1:80")},
@@ -146,34 +146,6 @@ func TestPollFollowsCPUs(t *testing.T) {
 			t.Errorf("workers %s: %s", workers, messages(problems))
 		} else if c.Poll != want.Poll || !reflect.DeepEqual(c.Workers, want.Workers) {
 			t.Errorf("workers %s: got poll %s, %+v", workers, c.Poll, c.Workers)
-		}
-	}
-}
-
-// TestNotYet: each key of the table is accepted with the value of today,
-// refused with another, and is no key of the schema as well.
-func TestNotYet(t *testing.T) {
-	const start = `{"ipv6_interface":"a","ipv4_interface":"b","pool4":[{"address":"192.0.2.1"}],`
-	wrap := func(path, value string) []byte {
-		if outer, inner, nested := strings.Cut(path, "."); nested {
-			return []byte(start + `"` + outer + `":{"` + inner + `":` + value + `}}`)
-		}
-		return []byte(start + `"` + path + `":` + value + `}`)
-	}
-	for _, k := range notYet {
-		if k.today != "" {
-			if _, ps := Parse("x", wrap(k.path, k.today)); ps != nil {
-				t.Errorf("%s = %s is refused: %s", k.path, k.today, messages(ps))
-			}
-		}
-		_, ps := Parse("x", wrap(k.path, `"some other value"`))
-		if len(ps) != 1 || !strings.Contains(ps[0].Error(), "comes with a later version") || ps[0].Path != k.path {
-			t.Errorf("%s with another value: %s", k.path, messages(ps))
-		}
-		for _, f := range (&parser{config: defaults()}).schema() {
-			if f.key == k.path {
-				t.Errorf("%s stands in the schema and in notYet", k.path)
-			}
 		}
 	}
 }

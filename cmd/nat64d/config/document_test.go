@@ -23,9 +23,6 @@ func TestEveryKeyHasARow(t *testing.T) {
 	for _, k := range keys {
 		have = append(have, k.path)
 	}
-	for _, k := range notYet {
-		want = slices.DeleteFunc(want, func(path string) bool { return path == k.path })
-	}
 	for _, path := range want {
 		if !slices.Contains(have, path) {
 			t.Errorf("keys.go has no row for %s", path)

@@ -66,9 +66,6 @@ func TestKeysAreDocumented(t *testing.T) {
 		}
 	}
 	paths := leaves("", whole)
-	for _, k := range notYet {
-		paths = append(paths, k.path)
-	}
 	text := string(load(t, handbook))
 	for _, p := range paths {
 		if !strings.Contains(text, "`"+p+"`") {
@@ -116,38 +113,6 @@ func TestWhatAChangeTakesIsDocumented(t *testing.T) {
 		slices.Sort(want)
 		if !slices.Equal(row, want) {
 			t.Errorf("keys whose change takes %q in the handbook: %v\nin keys.go: %v", takes, row, want)
-		}
-	}
-}
-
-// TestRefusedKeysAreDocumentedAsSuch: a row of the table of refused keys says
-// the value that is accepted today.
-func TestRefusedKeysAreDocumentedAsSuch(t *testing.T) {
-	_, rest, found := strings.Cut(string(load(t, handbook)), "### Keys that are refused today")
-	section, _, _ := strings.Cut(rest, "\n## ")
-	if !found {
-		t.Fatal("the section about refused keys is gone")
-	}
-	named := map[string]bool{}
-	for line := range strings.Lines(section) {
-		cells := strings.Split(line, "|")
-		if len(cells) < 4 {
-			continue
-		}
-		today := strings.Trim(strings.TrimSpace(cells[2]), "`")
-		if today == "none" {
-			today = ""
-		}
-		for _, m := range regexp.MustCompile("`([a-z0-9_.]+)`").FindAllStringSubmatch(cells[1], -1) {
-			named[m[1]] = true
-			if !slices.Contains(notYet, struct{ path, today string }{m[1], today}) {
-				t.Errorf("the handbook says that %s is refused but for %q; notYet says otherwise", m[1], today)
-			}
-		}
-	}
-	for _, k := range notYet {
-		if !named[k.path] {
-			t.Errorf("the table of refused keys lacks %s", k.path)
 		}
 	}
 }

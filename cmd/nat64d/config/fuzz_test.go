@@ -64,7 +64,7 @@ func encode(t *testing.T, c *Config) []byte {
 		"well_known_prefix": c.WellKnownPrefix, "deny_ipv4": deny, "icmp_error_source": c.ICMPErrorSource, "icmp_source": source,
 		"udp_zero_checksum": c.UDPZeroChecksum, "traffic_class": c.TrafficClass, "static_bib": static,
 		"port_blocks": object{"size": c.PortBlocks.Size, "grace": c.PortBlocks.Grace.String()},
-		"hairpin":     c.Hairpin, "local_traffic": c.LocalTraffic,
+		"hairpin":     c.Hairpin, "local_traffic": c.LocalTraffic, "exclusive": c.Exclusive,
 		"timeouts": object{"udp": c.Timeouts.UDP.String(), "icmp": c.Timeouts.ICMP.String(),
 			"tcp_established": c.Timeouts.TCPEstablished.String(), "tcp_transitory": c.Timeouts.TCPTransitory.String(),
 			"tcp_incoming_syn": c.Timeouts.TCPIncomingSYN.String(), "fragment": c.Timeouts.Fragment.String()},

@@ -40,6 +40,7 @@ var keys = []key{
 	{"pool6", Restart, func(c *Config) any { return texts(c.Pool6) }},
 	{"pool4", Restart, func(c *Config) any { return pool4Texts(c.Pool4) }},
 	{"assign_pool4", Restart, func(c *Config) any { return c.AssignPool4 }},
+	{"exclusive", Live, func(c *Config) any { return c.Exclusive }},
 	{"workers.count", Restart, func(c *Config) any { return unless(c.Workers.Count, 0) }},
 	{"workers.cpus", Restart, func(c *Config) any { return someOf(c.Workers.CPUs) }},
 	{"poll", Restart, func(c *Config) any { return c.Poll }},
@@ -143,11 +144,6 @@ func lookUp(path string) (key, error) {
 	}
 	if len(below) > 0 {
 		return key{}, fmt.Errorf("%s is an object; set one of its keys: %s", path, strings.Join(below, ", "))
-	}
-	for _, k := range notYet {
-		if k.path == path {
-			return key{}, fmt.Errorf("%s: comes with a later version", path)
-		}
 	}
 	return key{}, fmt.Errorf("%s: unknown key; the nearest known key is %q", clip(path), nearest(path, all))
 }

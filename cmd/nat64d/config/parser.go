@@ -97,7 +97,7 @@ type field struct {
 	missing string
 }
 
-// object reads an object with exactly these keys, beside those of notYet.
+// object reads an object with exactly these keys.
 func object(fields ...field) reader {
 	return func(p *parser, path string, v *fastjson.Value) {
 		o, err := v.Object()
@@ -111,9 +111,6 @@ func object(fields ...field) reader {
 			at := join(path, key)
 			if seen[key]++; seen[key] > 1 {
 				p.duplicate(at, seen[key])
-				return
-			}
-			if p.refuseNotYet(at, v) {
 				return
 			}
 			for _, f := range fields {
@@ -153,15 +150,6 @@ func keysAt(path string, fields []field) []string {
 	var keys []string
 	for _, f := range fields {
 		keys = append(keys, f.key)
-	}
-	for _, k := range notYet {
-		parent, key := "", k.path
-		if i := strings.LastIndexByte(k.path, '.'); i >= 0 {
-			parent, key = k.path[:i], k.path[i+1:]
-		}
-		if parent == path {
-			keys = append(keys, key)
-		}
 	}
 	return keys
 }

@@ -25,8 +25,7 @@ const (
 	maxSocketPath = 107
 )
 
-// schema is every key that has a feature behind it. Keys without one yet stand
-// in notYet.
+// schema is every key.
 func (p *parser) schema() []field {
 	c := p.config
 	return []field{
@@ -35,6 +34,7 @@ func (p *parser) schema() []field {
 		{"pool6", replace(&c.Pool6, list(1, maxPool6, readPool6)), ""},
 		{"pool4", list(1, maxPool4, readPool4), `give the IPv4 addresses to translate to, such as [{"address": "192.0.2.1", "ports": "1024-65535"}]`},
 		{"assign_pool4", boolean(&c.AssignPool4), ""},
+		{"exclusive", boolean(&c.Exclusive), ""},
 		{"workers", object(workerFields(&c.Workers)...), ""},
 		{"poll", choice(&c.Poll, "busy", "adaptive"), ""},
 		{"xdp", object(xdpFields(&c.XDP)...), ""},

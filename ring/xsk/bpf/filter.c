@@ -12,6 +12,7 @@
 //            ICMP error   quoting a packet that we sent           -> socket
 //            fragment     of whatever                             -> socket
 //            other protocols that the configuration names         -> socket
+//            with exclusive pools: all but what exclusive_ours says -> socket
 //   all else                                                      -> kernel
 //
 // Only the first fragment of a datagram shows whose it is, and it may come
@@ -104,7 +105,9 @@ struct config {
 	__u8 serve_ipv6; // this interface receives from IPv6 clients
 	__u8 serve_ipv4; // this interface receives from IPv4 servers
 	__u8 mac[6];     // frames to other addresses are not even the host's
-	__u32 pad;
+	__be16 control_port; // UDP port of the host's on exclusive pool4 addresses; 0: none
+	__u8 exclusive;      // all else that is sent to a pool4 address is ours
+	__u8 pad;
 	__u8 protocols[32]; // one bit for each protocol without ports: ours, not the host's
 	struct prefix6 pool6[POOL6_MAX];
 };
@@ -308,12 +311,66 @@ static __always_inline int icmp_ours(const struct config *cfg, const struct ipv4
 	return 0;
 }
 
+static __always_inline int is_control(const struct config *cfg, __be16 port)
+{
+	return cfg->control_port && port == cfg->control_port;
+}
+
+// Whether the packet quoted inside an ICMP error to an exclusive address is
+// the host's own: the control channel's, or of a protocol kept for the host.
+static __always_inline int quotes_hosts(const struct config *cfg, const void *quote, __u32 len, const void *data_end)
+{
+	const struct ipv4 *ip = quote;
+
+	if ((const void *)(ip + 1) > data_end || len < IPV4_MIN_LEN)
+		return 0;
+	__u32 hdr_len = (ip->version_ihl & 0xf) * 4;
+	if (ip->version_ihl >> 4 != 4 || hdr_len < IPV4_MIN_LEN || len < hdr_len + 8)
+		return 0;
+	if (ip->fragment & bpf_htons(FRAGMENT_OFFSET))
+		return 0;
+	const struct ports *l4 = after_ipv4(quote, hdr_len);
+	if ((const void *)l4 + 8 > data_end)
+		return 0;
+	if (ip->proto == PROTO_UDP)
+		return is_control(cfg, l4->src);
+	return ip->proto != PROTO_TCP && ip->proto != PROTO_ICMP && !protocol_ours(cfg, ip->proto);
+}
+
+// transport_ours for an exclusive address.
+static __always_inline int exclusive_ours(const struct config *cfg, const struct ipv4 *ip, const void *l4, __u32 len, const void *data_end)
+{
+	const struct ports *ports = l4;
+	const struct icmp *icmp = l4;
+
+	switch (ip->proto) {
+	case PROTO_TCP:
+		return 1;
+	case PROTO_UDP:
+		return (const void *)(ports + 1) > data_end || len < sizeof(*ports) || !is_control(cfg, ports->dst);
+	case PROTO_ICMP:
+		if ((const void *)(icmp + 1) > data_end || len < sizeof(*icmp))
+			return 1;
+		switch (icmp->type) {
+		case ICMP_UNREACHABLE:
+		case ICMP_SOURCE_QUENCH:
+		case ICMP_TIME_EXCEEDED:
+		case ICMP_PARAMETER_PROBLEM:
+			return !quotes_hosts(cfg, icmp + 1, len - sizeof(*icmp), data_end);
+		}
+		return 1;
+	}
+	return protocol_ours(cfg, ip->proto);
+}
+
 // A whole packet with len octets behind its header by its own
 // account (Ethernet padding is not part of it).
 static __always_inline int transport_ours(const struct config *cfg, const struct ipv4 *ip, __u32 hdr_len, __u32 len, const void *data_end)
 {
 	const void *l4 = after_ipv4(ip, hdr_len);
 
+	if (cfg->exclusive)
+		return exclusive_ours(cfg, ip, l4, len, data_end);
 	if (ip->proto == PROTO_ICMP)
 		return icmp_ours(cfg, ip, l4, len, data_end);
 	if (ip->proto != PROTO_TCP && ip->proto != PROTO_UDP)
