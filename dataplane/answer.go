@@ -110,9 +110,9 @@ func (w *Worker) sendAnswer(m *meta, frame []byte, addr uint64, n int, dir Direc
 	w.counters.Generated++
 	if m.via == viaKernel {
 		w.enqueueKernel(answerDesc(addr, n), kernelCount(dir))
-		return
+	} else {
+		w.enqueue(answerDesc(addr, n), dir)
 	}
-	w.enqueue(answerDesc(addr, n), dir)
 	if w.taps != nil {
 		w.taps.made(w, m, answerDesc(addr, n), dir, true)
 	}

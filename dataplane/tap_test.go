@@ -336,3 +336,16 @@ func TestTapsComeAndGo(t *testing.T) {
 	close(stop)
 	wg.Wait()
 }
+
+// What is made outside of any burst, here the answer to a stored SYN, finds a
+// tap that has not seen a burst yet.
+func TestTapBeforeTheFirstBurst(t *testing.T) {
+	r := newRig(t, setup{})
+	r.from4(tcp4(t, serverA, tcpServerPort, mappedA, tcpMappedPort, "S"))
+	_, _, seen := r.tap(TapConfig{Octets: 100, Sent: true})
+	_, out4 := r.until(r.now + 60)
+	one(t, out4)
+	if all := seen(); len(all) != 0 {
+		t.Errorf("%d records of a packet that was not in a burst", len(all))
+	}
+}

@@ -22,7 +22,7 @@ type tapSet struct {
 
 	serial uint64
 	now    int64
-	burst  *burst // under way
+	burst  *burst // under way, or the last one; nil before the first
 	sights [BurstSize]Sight
 	seen   [BurstSize]uint32 // octets copied of each packet as it came
 	before []byte            // and those octets
@@ -172,9 +172,13 @@ func (t *Sight) session46(m *meta) {
 }
 
 // made notes what was made because of a packet: an answer or a fragment, with
-// its Ethernet header. Slow paths call it.
+// its Ethernet header. Slow paths call it. What is about no packet of the burst
+// (the answer to a stored SYN) is not shown.
 func (s *tapSet) made(w *Worker, m *meta, d ring.Desc, dir Direction, answer bool) {
 	b, i := s.burst, 0
+	if b == nil {
+		return // there has not been one yet
+	}
 	for i < b.n && &b.meta[i] != m {
 		i++
 	}
