@@ -15,9 +15,13 @@ import (
 // does not reach a port that its client uses for UDP alone.
 
 // stray64 translates a segment from the IPv6 side that belongs to no session.
-// It returns false when the client has no mapping in use with TCP.
+// It returns false when the client has no mapping in use with TCP, and for
+// fragments: without a session, nothing tells the later ones where to.
 func (w *Worker) stray64(m *meta) bool {
 	k := &m.k64
+	if isFragment(&m.p) {
+		return false
+	}
 	mapping, ok := w.shard.FindMapping(k.Client, k.ClientPort, conntrack.TCP)
 	if !ok {
 		return false
@@ -57,7 +61,7 @@ func (w *Worker) admitTCP46(m *meta, b *conntrack.BIB, prefix uint8) bool {
 		return true
 	case filtered:
 		w.drop(m, DropFiltered) // silently: nobody waits for an answer to such a segment
-	case !b.Serves || !w.rules.TCPIncoming && !b.Static:
+	case !b.Serves || !w.rules.TCPIncoming && !b.Static, isFragment(&m.p): // as in stray64
 		w.drop(m, DropTCPWithoutSession)
 	default:
 		w.stray46(m, b, prefix)
