@@ -274,3 +274,31 @@ func TestLocalTrafficAllocatesNothing(t *testing.T) {
 		t.Errorf("only %d packets sent", sent)
 	}
 }
+
+// An idle connection of the host is probed as any other client's.
+func TestHostIsProbed(t *testing.T) {
+	r := newRig(t, setup{local: true, table: func(c *conntrack.Config) { c.Timeouts = tcpTimeouts }})
+	_, out4 := r.fromHost(0, tcp6(t, box6, 40000, serverA, 443, "S"))
+	_, _, mapped, _ := transport(t, one(t, out4))
+	r.from4(tcp4(t, serverA, 443, mappedA, mapped, "SA"))
+	one(t, r.toHost())
+	out6, out4 := r.until(r.now + tcpTimeouts.TCPEstablished + 1)
+	none(t, out6)
+	none(t, out4)
+	src, dst, sport, dport := transport(t, one(t, r.toHost()))
+	if src != "64:ff9b::c633:640a" || dst != box6 || sport != 443 || dport != 40000 {
+		t.Errorf("probe %s %d > %s %d", src, sport, dst, dport)
+	}
+	r.check()
+}
+
+func TestTapSeesAnswersToTheHost(t *testing.T) {
+	r := newRig(t, setup{local: true})
+	_, _, seen := r.tap(TapConfig{Octets: 100, Sent: true})
+	toHost, _ := r.fromHost(0, udp6(t, box6, 40000, "169.254.1.1", 5300, nil))
+	one(t, toHost)
+	all := seen()
+	if len(all) != 2 || !all[0].Answered || all[0].Answer != [2]uint8{1, 1} || all[1].Kind != SightOut || all[1].Side != IPv6 {
+		t.Errorf("%d records: %+v", len(all), all)
+	}
+}

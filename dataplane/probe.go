@@ -52,10 +52,10 @@ func (w *Worker) probeIdle() (probed int) {
 func (w *Worker) probe(s *conntrack.Session, since conntrack.Tick) {
 	to := s.Key.Client
 	hop := w.snap.Hops[w.snap.Lookup6(to.Hi, to.Lo)]
-	switch hop.State {
-	case nexthop.Resolved:
+	switch {
+	case hop.State == nexthop.Resolved, w.toHost(hop):
 		w.sendProbe(s, hop)
-	case nexthop.Unresolved, nexthop.Connected:
+	case hop.State == nexthop.Unresolved, hop.State == nexthop.Connected:
 		if p := &w.probes; !hop.Failed && p.n < probesAtMost {
 			w.hops.Ask(nexthop.IPv6, to.Hi, to.Lo)
 			p.slots[p.n] = waitingProbe{*s, since}
@@ -76,5 +76,5 @@ func (w *Worker) sendProbe(s *conntrack.Session, hop *nexthop.Hop) {
 	hop.MarkUsed()
 	writeEthernet(frame[answerL3-ethernetHeader:], hop, V4ToV6)
 	w.counters.Generated++
-	w.enqueue(answerDesc(addr, n), V4ToV6)
+	w.queue(hop, answerDesc(addr, n), V4ToV6)
 }
