@@ -25,7 +25,7 @@ var answersTo = map[DropReason]string{
 	DropProtocol:        "1/4 to " + clientA,
 	DropDenied:          "1/1 to " + clientA,
 	DropWellKnownPrefix: "1/1 to " + clientA,
-	DropNoMapping:       "3/1 to " + serverA,
+	DropNoMapping:       "3/3 to " + serverA,
 	DropFiltered:        "3/13 to " + elsewhere,
 	DropTableFull:       "1/3 to " + clientB,
 	DropClientSessions:  "1/3 to " + clientA,

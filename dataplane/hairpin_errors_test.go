@@ -206,11 +206,11 @@ func TestHairpinIsFilteredAsOutside(t *testing.T) {
 	if _, dst, _, dport := transport(t, one(t, out6)); dst != clientB || dport != 8080 {
 		t.Errorf("went to %s:%d", dst, dport)
 	}
-	// A port that is nobody's: host unreachable.
+	// A port that is nobody's: port unreachable.
 	r = newRig(t, setup{})
 	out6, _ = r.from6(udp6(t, clientA, 5000, mappedA, 9999, []byte("anybody?")))
-	if c := one(t, out6).Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); c.TypeCode != layers.CreateICMPv6TypeCode(1, 0) {
-		t.Errorf("answered %v, want what host unreachable becomes", c.TypeCode)
+	if c := one(t, out6).Layer(layers.LayerTypeICMPv6).(*layers.ICMPv6); c.TypeCode != layers.CreateICMPv6TypeCode(1, 4) {
+		t.Errorf("answered %v, want what port unreachable becomes", c.TypeCode)
 	}
 }
 

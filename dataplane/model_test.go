@@ -237,8 +237,10 @@ func (m *natModel) admit4(k flowKey, p *reference.Packet, pkt []byte, found, rou
 			return m.store(k, p, pkt, round), true
 		case k.proto == 6 || k.proto == 1 && !isQuery(p):
 			return refuse(DropNoMapping, 0, 0)
+		case k.proto == 1:
+			return refuse(DropNoMapping, 3, 1)
 		}
-		return refuse(DropNoMapping, 3, 1)
+		return refuse(DropNoMapping, 3, 3)
 	}
 	if m.dependent && !m.knows(k) {
 		switch {

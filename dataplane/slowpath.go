@@ -226,9 +226,11 @@ func (w *Worker) strangeTo(m *meta, b *conntrack.BIB) bool {
 	return w.rules.AddressDependent || w.capable(k.Server)
 }
 
-// refuseUnmapped: nobody behind this port. RFC 6146 §3.5.1 and §3.5.3 have a
-// host unreachable error sent; a SYN is stored (§3.5.2.2). With handoff the
-// sender comes first.
+// refuseUnmapped: nobody behind this port or identifier. RFC 6146 leaves open
+// what a datagram is answered with (§3.5.1): that it is the port that is missing
+// lets the sender fail at once, and does not tell it that the whole address,
+// which others share, is gone. An echo request gets Host Unreachable (§3.5.3),
+// a SYN is stored (§3.5.2.2). With handoff the sender comes first.
 func (w *Worker) refuseUnmapped(m *meta) {
 	if w.handoff != nil && m.k46.Proto != conntrack.ICMP && m.via != viaHairpin {
 		w.tunnel4(m, m.k46.Server) // handoff draft §8, rule 5: the sender may know
@@ -238,7 +240,9 @@ func (w *Worker) refuseUnmapped(m *meta) {
 	case packet.KindTCP:
 		w.refuseUnmappedTCP(m)
 		return
-	case packet.KindUDP, packet.KindEchoRequest:
+	case packet.KindUDP:
+		w.answer4(m, 3, 3, 0)
+	case packet.KindEchoRequest:
 		w.answer4(m, 3, 1, 0)
 	}
 	w.drop(m, DropNoMapping)

@@ -95,7 +95,7 @@ func TestTapTellsEachWay(t *testing.T) {
 	r.from4(udp4(t, serverA, 54, mappedA, mapped, nil))
 	expect("another port of the server", "came 0 left 1 reached 4 side 1 opened mapped")
 	r.from4(udp4(t, serverA, 53, mappedA, mapped+2, nil))
-	expect("nobody there", "came 0 left 3 reached 2 side 1 no_mapping answered 3/1")
+	expect("nobody there", "came 0 left 3 reached 2 side 1 no_mapping answered 3/3")
 	r.from6(udp6(t, clientA, 1000, denied, 53, nil))
 	expect("denied", "came 0 left 3 reached 2 side 0 denied_destination answered 1/1")
 	r.from6(tcp6(t, clientA, 1000, serverA, 80, "A"))

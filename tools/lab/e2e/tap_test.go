@@ -87,7 +87,7 @@ func TestTraceAndCapture(t *testing.T) {
 	if w.stats().Drops["no_mapping"] == before {
 		t.Error("it is not counted")
 	}
-	for _, want := range []string{"udp dropped: no_mapping", "192.0.2.64 is a pool4 address", "answered with ICMP type 3 code 1", w.Server().String()} {
+	for _, want := range []string{"udp dropped: no_mapping", "192.0.2.64 is a pool4 address", "answered with ICMP type 3 code 3", w.Server().String()} {
 		if !strings.Contains(dropped.text(), want) {
 			t.Errorf("the trace does not say %q:\n%s", want, dropped.text())
 		}
