@@ -54,6 +54,7 @@ demo: ## carry real traffic through nat64d in a network of namespaces (needs roo
 	@if [ "$$(id -u)" != 0 ]; then \
 		echo "make demo needs root, for network namespaces and AF_XDP: sudo make demo. Only building."; \
 		$(MAKE) --no-print-directory build; exit 1; fi
+	@echo "Building; the first time Go fetches and compiles the modules, which takes a minute or more."
 	@$(MAKE) --no-print-directory build
 	@bin/nat64lab demo
 

@@ -110,6 +110,9 @@ func helpText() string {
 	return b.String()
 }
 
+// dashes turns the flag package's spelling of flags into ours.
+var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
+
 // parse reads a command's flags and words in any order. done says that --help or
 // --version was all that was asked for.
 func (c *command) parse(p *program, fs *flag.FlagSet, args []string) (words []string, done bool, err error) {
@@ -120,7 +123,7 @@ func (c *command) parse(p *program, fs *flag.FlagSet, args []string) (words []st
 	fs.BoolVar(&wantVersion, "version", false, "")
 	for {
 		if err := fs.Parse(args); err != nil {
-			return nil, false, usagef("%w (see handoffd %s --help)", err, c.name)
+			return nil, false, usagef("%s (see handoffd %s --help)", dashes.Replace(err.Error()), c.name)
 		}
 		args = fs.Args()
 		if len(args) == 0 {

@@ -49,6 +49,8 @@ func (c *command) view(p *program, fs *flag.FlagSet, args []string) (server.View
 		}
 	} else if len(words) != 1 {
 		return nil, nil, usagef("lookup takes one ADDRESS:PORT (see handoffd lookup --help)")
+	} else if _, err := mappedAddress(words[0]); err != nil {
+		return nil, nil, err
 	}
 	v, err := server.OpenView(p.ctx, *stateDir)
 	return v, words, err
@@ -90,9 +92,9 @@ func lookup(p *program, c *command, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
-	at, err := netip.ParseAddrPort(words[0])
-	if err != nil || !at.Addr().Is4() {
-		return usagef("%q is not an IPv4 address and a port, such as 192.0.2.7:3719", words[0])
+	at, err := mappedAddress(words[0])
+	if err != nil {
+		return err
 	}
 	var found []server.Holder
 	if when.IsZero() {
@@ -110,6 +112,15 @@ func lookup(p *program, c *command, args []string) (err error) {
 		return fmt.Errorf("%w is known to have been behind %v at %v", errNobody, at, when.UTC().Format(server.TimeLayout))
 	}
 	return printHolders(p.stdout, found)
+}
+
+// mappedAddress reads what lookup is asked for.
+func mappedAddress(word string) (netip.AddrPort, error) {
+	at, err := netip.ParseAddrPort(word)
+	if err != nil || !at.Addr().Is4() {
+		return at, usagef("%q is not an IPv4 address and a port; give one such as 192.0.2.7:3719", word)
+	}
+	return at, nil
 }
 
 func printHolders(w io.Writer, found []server.Holder) error {

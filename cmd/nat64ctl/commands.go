@@ -137,7 +137,7 @@ func commandNames() string {
 const optionsHelp = `
 Options:
   --socket PATH   the control socket of nat64d (` + defaultSocket + `)
-  --json          for programs: one JSON object (sessions, bib list and servers: one a line)
+  --json          for programs: one JSON object; for lists, trace and --watch one a line
 `
 
 func helpText() string {
@@ -169,7 +169,9 @@ func (r *request) noWords(name string) error {
 }
 
 func (p *program) printJSON(v any) error {
-	if err := json.NewEncoder(p.out).Encode(v); err != nil {
+	e := json.NewEncoder(p.out)
+	e.SetEscapeHTML(false) // this is no web page: > stays >
+	if err := e.Encode(v); err != nil {
 		return fmt.Errorf("writing the output: %w", err)
 	}
 	return nil

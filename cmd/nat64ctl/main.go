@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -154,15 +156,27 @@ func parse(name string, o *options, args []string, stop bool, more ...func(*flag
 	var words []string
 	for {
 		if err := fs.Parse(args); err != nil {
-			return nil, usagef("%v (see %s --help)", err, fullName(name))
+			return nil, usagef("%s (see %s --help)", dashes.Replace(err.Error()), fullName(name))
 		}
 		args = fs.Args()
 		if len(args) == 0 || stop {
 			return append(words, args...), nil
 		}
 		words, args = append(words, args[0]), args[1:]
+		if len(args) > 0 && negative(args[0]) {
+			words, args = append(words, args[0]), args[1:]
+		}
 	}
 }
+
+// negative is a number below zero: a wrong value, but no flag.
+func negative(word string) bool {
+	_, err := strconv.Atoi(word)
+	return err == nil && word[0] == '-'
+}
+
+// dashes turns the flag package's spelling of flags into ours.
+var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
 
 func fullName(name string) string {
 	if name == "nat64ctl" {

@@ -163,14 +163,15 @@ func TestUsage(t *testing.T) {
 		"flush handoff":              `flush takes no "handoff" (see nat64ctl flush --help)`,
 		"top":                        "top needs a terminal; stats --watch does without one",
 		"top --json":                 "top is for people; programs take stats --watch --json",
-		"--sockets x status":         "flag provided but not defined: -sockets (see nat64ctl --help)",
+		"--sockets x status":         "flag provided but not defined: --sockets (see nat64ctl --help)",
+		"set limits.sessions -1 2":   "give set KEY VALUE, set KEY, or set [--all] (see nat64ctl set --help)",
 		"status now":                 `status takes no "now" (see nat64ctl status --help)`,
-		"status --watch":             "flag provided but not defined: -watch (see nat64ctl status --help)",
+		"status --watch":             "flag provided but not defined: --watch (see nat64ctl status --help)",
 		"stats all":                  `stats takes no "all" (see nat64ctl stats --help)`,
 		"drops all":                  `drops takes no "all" (see nat64ctl drops --help)`,
 		"sessions sctp":              `filter proto: "sctp" is unknown; give tcp, udp, icmp (see nat64ctl sessions --help)`,
 		"sessions colour=blue":       `filter "colour" is unknown; give proto, client, mapped, server, state, origin or limit (see nat64ctl sessions --help)`,
-		"sessions --client 10.0.0.1": `invalid value "10.0.0.1" for flag -client: filter client: "10.0.0.1" is no IPv6 address or prefix (see nat64ctl sessions --help)`,
+		"sessions --client 10.0.0.1": `invalid value "10.0.0.1" for flag --client: filter client: "10.0.0.1" is no IPv6 address or prefix (see nat64ctl sessions --help)`,
 	} {
 		code, stdout, stderr := ctl(strings.Fields(args)...)
 		if code != exitUsage || stdout != "" || stderr != "nat64ctl: "+want+"\n" {

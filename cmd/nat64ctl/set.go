@@ -22,7 +22,7 @@ command returns, all workers follow.
 Without VALUE it shows what KEY holds; without KEY every key that differs from
 the file as it was last read, because it was set or because it takes a restart.
 
-  --all   every key, with what a change of it takes: live (set), reload, or restart
+  --all   every key; CHANGE says what a change of it takes: live (set), reload, or restart
 `
 
 const reloadHelp = `Reads the configuration file anew, as SIGHUP does. A file with anything wrong in it
@@ -86,7 +86,7 @@ func (p *program) printSettings(s *control.Settings, all bool) error {
 	}
 	heads := []string{"KEY", "RUNNING", s.File}
 	if all {
-		heads = []string{"KEY", "RUNNING", s.File, "A CHANGE TAKES"}
+		heads = []string{"KEY", "CHANGE", "RUNNING", s.File}
 	}
 	t := newTable(p.out, heads...)
 	for _, k := range s.Keys {
@@ -97,8 +97,8 @@ func (p *program) printSettings(s *control.Settings, all bool) error {
 			file += " (takes a restart)"
 		}
 		row := []string{k.Key, valueText(k.Value), file}
-		if all {
-			row = append(row, k.Takes)
+		if all { // before the values, which may be long
+			row = slices.Insert(row, 1, k.Takes)
 		}
 		t.row(row...)
 	}

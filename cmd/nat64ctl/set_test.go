@@ -35,6 +35,7 @@ func TestSet(t *testing.T) {
 		{"set lowest_ipv6_mtu 1400 --json", 0, `{"applied":[{"key":"lowest_ipv6_mtu","from":1280,"to":1400}],"warnings":["hm"]}` + "\n", ""},
 		{"set lowest_ipv6_mtu 1280", 0, "lowest_ipv6_mtu is that already\n", ""},
 		{"set lowest_ipv6_mtu 9", 1, "", "nat64ctl: nat64d is stopping\n"},
+		{"set x -1", 2, "", "nat64ctl: x: unknown key\n"}, // no flag
 		{"set x 1", 2, "", "nat64ctl: x: unknown key\n"},
 		{"set x", 2, "", `nat64ctl: "x" is no key of the configuration; nat64ctl set --all shows them` + "\n"},
 	} {

@@ -123,11 +123,16 @@ func writeStats(out *bufio.Writer, s *control.Stats) error {
 			t.row(row.name, count(row.n), "")
 		}
 	}
-	if s.Lost != (control.PerSide{}) {
+	if s.Lost != (control.PerSide{}) || s.TUN.Lost > 0 {
 		t.row("", "", "")
 		t.row("", "LOST BEFORE THE WORKERS", "")
 		t.row("on IPv6", count(s.Lost.IPv6), "")
 		t.row("on IPv4", count(s.Lost.IPv4), "")
+		t.row("from the host itself", count(s.TUN.Lost), "")
+	}
+	if s.TUN.Errors > 0 {
+		t.row("", "", "")
+		t.row("errors of the TUN device", count(s.TUN.Errors), "")
 	}
 	if s.Log != (control.LogCounts{}) {
 		t.row("", "", "")

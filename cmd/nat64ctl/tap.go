@@ -28,8 +28,9 @@ const traceHelp = `Explains the way of each packet that FILTER chooses, until Ct
 session or mapping it met, what it was translated to, or why it was dropped.
 
 ` + packetFilterHelp + `
-What the workers have no room for is left out and counted. Established traffic is not
-slowed down while nobody traces.
+A packet that was held (a fragment), that waited for a next hop, or that is hairpinned is
+shown each time that it takes the steps. What the workers have no room for is left out and
+counted. Established traffic is not slowed down while nobody traces.
 
   nat64ctl trace icmp client=2001:db8::17
   nat64ctl trace dropped count=20

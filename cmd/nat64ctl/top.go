@@ -198,8 +198,9 @@ func topLines(before, now *control.Stats, status *control.Status, passed time.Du
 	lines = append(lines, topWorkers(r, before, now, status)...)
 	if h, h0 := now.Handoff, before.Handoff; status.Handoff.Enabled {
 		lines = append(lines, fmt.Sprintf("%sHANDOFF  %s servers, %s cached entries", bold, count(uint64(status.Handoff.Servers)), count(uint64(status.Handoff.CachedEntries))),
-			fmt.Sprintf("told %s  asked %s  tunnelled %s  answers %s  cached %s  purged %s  refused %s", r.plain(h.Notifications, h0.Notifications), r.plain(h.Queries, h0.Queries),
-				r.plain(h.Tunnelled, h0.Tunnelled), r.plain(h.Replies, h0.Replies), r.plain(h.EntriesCached, h0.EntriesCached), r.plain(h.EntriesPurged, h0.EntriesPurged), r.plain(h.Invalid, h0.Invalid)), "")
+			fmt.Sprintf("told %s  asked %s  tunnelled %s  answers %s", r.plain(h.Notifications, h0.Notifications), r.plain(h.Queries, h0.Queries),
+				r.plain(h.Tunnelled, h0.Tunnelled), r.plain(h.Replies, h0.Replies)),
+			fmt.Sprintf("cached %s  purged %s  refused %s", r.plain(h.EntriesCached, h0.EntriesCached), r.plain(h.EntriesPurged, h0.EntriesPurged), r.plain(h.Invalid, h0.Invalid)), "")
 	}
 	return append(lines, topDrops(r, before, now)...)
 }

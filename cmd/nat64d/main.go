@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
+	"text/tabwriter"
 
 	"handoff64/cmd/nat64d/config"
 )
@@ -42,7 +44,7 @@ func main() { os.Exit(dispatch(os.Args[1:], os.Stdout, os.Stderr)) }
 
 func dispatch(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
-		fmt.Fprint(stderr, usage)
+		fmt.Fprintln(stderr, "nat64d: no command; give one of run, check, replay (nat64d --help)")
 		return exitUsage
 	}
 	switch args[0] {
@@ -59,7 +61,7 @@ func dispatch(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintln(stdout, "nat64d", versionString())
 		return exitOK
 	}
-	fmt.Fprintf(stderr, "nat64d: unknown command %q; one of run, check, replay (nat64d --help)\n", args[0])
+	fmt.Fprintf(stderr, "nat64d: command %q is unknown; give one of run, check, replay (nat64d --help)\n", args[0])
 	return exitUsage
 }
 
@@ -74,33 +76,60 @@ func versionString() string {
 	return "unknown"
 }
 
-// flags returns a flag set in the house style: errors in one line, help on
-// stdout.
-func newFlags(name, synopsis string, stdout io.Writer) *flag.FlagSet {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+// commandFlags is one command's flags in the house style: errors in one line on
+// stderr, help on stdout, two dashes.
+type commandFlags struct {
+	*flag.FlagSet
+	about, synopsis string
+	stdout, stderr  io.Writer
+}
+
+func newFlags(name, about, synopsis string, stdout, stderr io.Writer) *commandFlags {
+	fs := &commandFlags{flag.NewFlagSet(name, flag.ContinueOnError), about, synopsis, stdout, stderr}
 	fs.SetOutput(io.Discard)
-	fs.Usage = func() {
-		fs.SetOutput(stdout)
-		fmt.Fprintf(stdout, "Usage:\n  nat64d %s\n\nFlags:\n", synopsis)
-		fs.PrintDefaults()
-	}
+	fs.Usage = func() {} // the package also calls it after a mistake
 	return fs
 }
 
 // parse returns an exit code and false when the command ends here.
-func parse(fs *flag.FlagSet, args []string, stderr io.Writer) (int, bool) {
+func (fs *commandFlags) parse(args []string) (int, bool) {
+	wantVersion := fs.Bool("version", false, "print the version")
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
+		fs.help()
 		return exitOK, false
-	case err == nil && fs.NArg() > 0:
-		err = fmt.Errorf("unexpected argument %q", fs.Arg(0))
-	}
-	if err != nil {
-		fmt.Fprintf(stderr, "nat64d %s: %v (nat64d %s --help)\n", fs.Name(), err, fs.Name())
-		return exitUsage, false
+	case err == nil && *wantVersion:
+		fmt.Fprintln(fs.stdout, "nat64d", versionString())
+		return exitOK, false
+	case err != nil:
+		return fs.misuse(dashes.Replace(err.Error())), false
+	case fs.NArg() > 0:
+		return fs.misuse(fmt.Sprintf("unexpected argument %q", fs.Arg(0))), false
 	}
 	return exitOK, true
+}
+
+// misuse says in one line what is wrong with the command line.
+func (fs *commandFlags) misuse(what string) int {
+	fmt.Fprintf(fs.stderr, "nat64d %s: %s (nat64d %s --help)\n", fs.Name(), what, fs.Name())
+	return exitUsage
+}
+
+// dashes turns the flag package's spelling of flags into ours.
+var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
+
+func (fs *commandFlags) help() {
+	fmt.Fprintf(fs.stdout, "%s\n\nUsage:\n  nat64d %s\n\nFlags:\n", fs.about, fs.synopsis)
+	t := tabwriter.NewWriter(fs.stdout, 0, 8, 3, ' ', 0)
+	fs.VisitAll(func(f *flag.Flag) {
+		value, text := flag.UnquoteUsage(f)
+		if f.DefValue != "" && f.DefValue != "false" {
+			text += fmt.Sprintf(" (default %s)", f.DefValue)
+		}
+		fmt.Fprintf(t, "  --%s\t%s\n", strings.TrimSpace(f.Name+" "+value), text)
+	})
+	t.Flush()
 }
 
 // loadConfig reads and validates the file; problems go to stderr, one a line.
@@ -112,7 +141,7 @@ func loadConfig(file string, stderr io.Writer) (*config.Config, bool) {
 // loadDocument is loadConfig that gives the text as well.
 func loadDocument(file string, stderr io.Writer) (config.Document, *config.Config, bool) {
 	if file == "" {
-		fmt.Fprintln(stderr, "nat64d: --config FILE is missing")
+		fmt.Fprintln(stderr, "nat64d: --config FILE is missing; give one such as --config /etc/nat64d/nat64d.json")
 		return config.Document{}, nil, false
 	}
 	data, err := os.ReadFile(file)
@@ -129,9 +158,10 @@ func loadDocument(file string, stderr io.Writer) (config.Document, *config.Confi
 }
 
 func checkCommand(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("check", "check --config FILE", stdout)
+	fs := newFlags("check", "Lists every problem of a configuration with its line, then warnings. Needs no privileges.\nThe exit code is 2 when there is a problem.",
+		"check --config FILE", stdout, stderr)
 	file := fs.String("config", "", "configuration `FILE` (JSON)")
-	if code, ok := parse(fs, args, stderr); !ok {
+	if code, ok := fs.parse(args); !ok {
 		return code
 	}
 	c, ok := loadConfig(*file, stderr)

@@ -36,7 +36,8 @@ const (
 type replayFiles struct{ in6, in4, out6, out4 string }
 
 func replayCommand(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("replay", "replay --config FILE --ipv6-in PCAP --ipv4-in PCAP --ipv6-out PCAP --ipv4-out PCAP [--drops]", stdout)
+	fs := newFlags("replay", "Runs the data path over capture files (pcap or pcapng, Ethernet), in the order of their timestamps.\nThe same input gives the same output, octet for octet. Needs no privileges and no interfaces.",
+		"replay --config FILE --ipv6-in PCAP --ipv4-in PCAP --ipv6-out PCAP --ipv4-out PCAP [--drops]", stdout, stderr)
 	file := fs.String("config", "", "configuration `FILE` (JSON); its interfaces need not exist")
 	var files replayFiles
 	names := map[string]*string{"ipv6-in": &files.in6, "ipv4-in": &files.in4, "ipv6-out": &files.out6, "ipv4-out": &files.out4}
@@ -45,16 +46,14 @@ func replayCommand(args []string, stdout, stderr io.Writer) int {
 		fs.StringVar(p, name, "", side+" the "+map[byte]string{'6': "IPv6", '4': "IPv4"}[name[3]]+" interface: a capture `FILE` with Ethernet frames")
 	}
 	drops := fs.Bool("drops", false, "print how many packets were dropped and why")
-	if code, ok := parse(fs, args, stderr); !ok {
+	if code, ok := fs.parse(args); !ok {
 		return code
 	}
-	if missing := firstMissing(fs, names); missing != "" {
-		fmt.Fprintf(stderr, "nat64d replay: --%s FILE is missing\n", missing)
-		return exitUsage
+	if missing := firstMissing(fs.FlagSet, names); missing != "" {
+		return fs.misuse("--" + missing + " FILE is missing")
 	}
 	if err := files.distinct(); err != nil {
-		fmt.Fprintf(stderr, "nat64d replay: %v\n", err)
-		return exitUsage
+		return fs.misuse(err.Error())
 	}
 	c, ok := loadConfig(*file, stderr)
 	if !ok {
@@ -192,7 +191,8 @@ func printReplay(out io.Writer, c *dataplane.Counters, drops bool) {
 	}{
 		{"received on IPv6", c.RxPackets[dataplane.IPv6]}, {"received on IPv4", c.RxPackets[dataplane.IPv4]},
 		{"translated IPv6 to IPv4", c.Translated[dataplane.V6ToV4]}, {"translated IPv4 to IPv6", c.Translated[dataplane.V4ToV6]},
-		{"translated hairpin", c.Translated[dataplane.Hairpin]}, {"generated", c.Generated}, {"dropped", total},
+		{"translated hairpin", c.Translated[dataplane.Hairpin]}, {"passed on, IPv6", c.Passed[dataplane.IPv6]}, {"passed on, IPv4", c.Passed[dataplane.IPv4]},
+		{"generated", c.Generated}, {"parked", c.Parked}, {"dropped", total},
 	}
 	for _, r := range rows {
 		fmt.Fprintf(t, "%s\t%d\t\n", r.name, r.n)

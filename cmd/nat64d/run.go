@@ -30,19 +30,19 @@ var profiles = map[string]func(*profile.Profile){
 }
 
 func runCommand(args []string, stdout, stderr io.Writer) int {
-	fs := newFlags("run", "run --config FILE [--pprof ADDR] [--profile KIND] [--profile-dir DIR] [--tables DIR]", stdout)
+	fs := newFlags("run", "Translates until SIGTERM or SIGINT. SIGHUP reads the configuration file anew.",
+		"run --config FILE [--pprof ADDR] [--profile KIND] [--profile-dir DIR] [--tables DIR]", stdout, stderr)
 	file := fs.String("config", "", "configuration `FILE` (JSON)")
 	pprofAddr := fs.String("pprof", "", "serve net/http/pprof on this `ADDR`, such as 127.0.0.1:6060")
 	kind := fs.String("profile", "", "write a profile when nat64d stops; `KIND` is cpu, mem, mutex, block or trace")
 	dir := fs.String("profile-dir", ".", "`DIR` for the profile")
 	tables := fs.String("tables", "", "`DIR` of the session tables that a restart takes up again; "+
 		"\"none\" keeps them in the process (default: below /dev/shm, named after the control socket)")
-	if code, ok := parse(fs, args, stderr); !ok {
+	if code, ok := fs.parse(args); !ok {
 		return code
 	}
 	if *kind != "" && profiles[*kind] == nil {
-		fmt.Fprintf(stderr, "nat64d run: --profile %s: unknown; one of cpu, mem, mutex, block, trace\n", *kind)
-		return exitUsage
+		return fs.misuse(fmt.Sprintf("--profile %q is unknown; give cpu, mem, mutex, block or trace", *kind))
 	}
 	text, c, ok := loadDocument(*file, stderr)
 	if !ok {

@@ -82,7 +82,7 @@ func (d *daemon) Stats() control.Stats {
 	}
 	s := statsOf(&c, &table)
 	if t != nil {
-		s.Lost, s.Workers = t.lost(), t.workerCounts()
+		s.Lost, s.TUN, s.Workers = t.lost(), t.tunCounts(), t.workerCounts()
 		s.Log = control.LogCounts{Written: t.writer.Written(), Lost: t.writer.Lost() + t.table.Stats().EventsLost}
 	}
 	if t != nil && t.handoff != nil {
@@ -136,6 +136,20 @@ func (t *translator) lost() (lost control.PerSide) {
 		}
 	}
 	return lost
+}
+
+// tunCounts is what went wrong at the TUN device. One that does not answer is
+// being closed.
+func (t *translator) tunCounts() (c control.TUNCounts) {
+	if t.tun == nil {
+		return c
+	}
+	c.Lost, _ = t.tun.Lost()
+	for _, p := range t.tun.Ports() {
+		n, _ := p.Errors()
+		c.Errors += n
+	}
+	return c
 }
 
 // strangerReason is the one drop that happens behind the workers: they count a

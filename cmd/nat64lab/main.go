@@ -67,7 +67,7 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 // run is main without the process around it.
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
-		usage(stderr)
+		fmt.Fprintln(stderr, "nat64lab: no command; `nat64lab --help` lists them")
 		return exitUsage
 	}
 	switch args[0] {
@@ -96,12 +96,12 @@ func runCommand(c command, args []string, stdout, stderr io.Writer) int {
 	c.flags(set, s)
 	switch err := set.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(stdout, "usage: nat64lab %s [FLAGS] %s\n\n%s.\n\n", c.name, c.args, strings.ToUpper(c.summary[:1])+c.summary[1:])
+		fmt.Fprintf(stdout, "usage: nat64lab %s\n\n%s.\n\n", strings.TrimSpace(c.name+" [FLAGS] "+c.args), strings.ToUpper(c.summary[:1])+c.summary[1:])
 		set.SetOutput(stdout)
 		set.VisitAll(func(f *flag.Flag) { printFlag(stdout, f) })
 		return exitOK
 	case err != nil:
-		fmt.Fprintf(stderr, "nat64lab %s: %v; `nat64lab %s --help` explains\n", c.name, err, c.name)
+		fmt.Fprintf(stderr, "nat64lab %s: %s; `nat64lab %s --help` explains\n", c.name, dashes.Replace(err.Error()), c.name)
 		return exitUsage
 	case *showVersion:
 		fmt.Fprintln(stdout, "nat64lab", versionString())
@@ -125,6 +125,9 @@ func runCommand(c command, args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
+// dashes turns the flag package's spelling of flags into ours.
+var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
+
 // printFlag writes a flag the way the documentation spells it, with two
 // dashes.
 func printFlag(w io.Writer, f *flag.Flag) {
@@ -141,7 +144,7 @@ func printFlag(w io.Writer, f *flag.Flag) {
 func usage(w io.Writer) {
 	fmt.Fprint(w, "usage: nat64lab COMMAND [FLAGS]\n\nBuilds networks of namespaces with a NAT64 in the middle. Needs root.\n\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.summary)
+		fmt.Fprintf(w, "  %-11s %s\n", c.name, c.summary)
 	}
 	fmt.Fprint(w, "\n`nat64lab COMMAND --help` lists the flags of a command; --version prints the version.\n")
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -75,6 +76,9 @@ func (p *parser) schema() []field {
 		{"kernel_protocols", list(0, 256, func(p *parser, path string, v *fastjson.Value) {
 			if n, ok := p.number(path, v, 0, 255, "give an IP protocol number, "); ok {
 				c.KernelProtocols = append(c.KernelProtocols, uint8(n))
+				if name := sharedByPorts[n]; name != "" {
+					p.warn(path, fmt.Sprintf("%d (%s) changes nothing", n, name), "TCP, UDP and ICMP are shared with the host by ports and identifiers, see pool4 and exclusive")
+				}
 			}
 		}), ""},
 		{"handoff", object(handoffFields(&c.Handoff)...), ""},
@@ -89,6 +93,9 @@ func (p *parser) schema() []field {
 			field{"ipfix", text(&c.Log.IPFIX, `give address and UDP port of a collector, such as "192.0.2.9:4739", or "" for none`, isCollector), ""}), ""},
 	}
 }
+
+// sharedByPorts are the protocols that kernel_protocols has no bearing on.
+var sharedByPorts = map[int]string{1: "ICMP", 6: "TCP", 17: "UDP"}
 
 func workerFields(w *Workers) []field {
 	return []field{

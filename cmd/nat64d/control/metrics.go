@@ -41,6 +41,8 @@ var metricRows = [...]struct{ name, labels, help string }{
 	{"nat64_translated_packets_total", "direction", "Packets translated; hairpinned ones count as hairpin only."},
 	{"nat64_passed_packets_total", "side", "Packets handed on to the kernel."},
 	{"nat64_lost_packets_total", "side", "Packets for the translator that the kernel had no room for in the workers' rings."},
+	{"nat64_tun_lost_packets_total", "", "Packets of the host's for its own NAT64 that found the queue of the TUN device full."},
+	{"nat64_tun_errors_total", "", "Reads and writes on the TUN device that the kernel refused."},
 	{"nat64_generated_packets_total", "", "Packets the translator made itself: ICMP errors, extra fragments."},
 	{"nat64_parked_packets", "", "Packets that wait for something to be learned."},
 	{"nat64_dropped_packets_total", "reason", "Packets dropped, each under exactly one reason."},
@@ -131,6 +133,8 @@ func collectStats(s Stats, send sendFunc) {
 	send("nat64_passed_packets_total", float64(s.Passed.IPv4), "ipv4")
 	send("nat64_lost_packets_total", float64(s.Lost.IPv6), "ipv6")
 	send("nat64_lost_packets_total", float64(s.Lost.IPv4), "ipv4")
+	send("nat64_tun_lost_packets_total", float64(s.TUN.Lost))
+	send("nat64_tun_errors_total", float64(s.TUN.Errors))
 	send("nat64_generated_packets_total", float64(s.Generated))
 	send("nat64_parked_packets", float64(s.Parked))
 	for reason, n := range s.Drops {

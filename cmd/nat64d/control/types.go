@@ -171,7 +171,9 @@ type Stats struct {
 	Sessions   SessionCounts     `json:"sessions"`
 	// Lost is what the kernel had no room for in the workers' rings: it reached
 	// no worker and is in no other count.
-	Lost    PerSide        `json:"lost"`
+	Lost PerSide `json:"lost"`
+	// TUN is about the device that leads to the host's kernel.
+	TUN     TUNCounts      `json:"tun"`
 	Log     LogCounts      `json:"log"`
 	Handoff HandoffCounts  `json:"handoff"`
 	Workers []WorkerCounts `json:"workers"`
@@ -181,6 +183,13 @@ type Stats struct {
 type WorkerCounts struct {
 	Received uint64 `json:"received"` // packets, from either interface
 	Dropped  uint64 `json:"dropped"`
+}
+
+// TUNCounts is what went wrong at the TUN device. It is in no other count, but
+// for packets that could not be written to it, which are dropped.
+type TUNCounts struct {
+	Lost   uint64 `json:"lost"`   // the host's packets for its NAT64 that found the device's queue full
+	Errors uint64 `json:"errors"` // reads and writes that the kernel refused
 }
 
 // LogCounts counts lines, and records for a collector, about sessions and port

@@ -103,6 +103,7 @@ func ExampleStats(n uint64) control.Stats {
 		Drops:      map[string]uint64{"hop_limit": 12345 * n, "bad_header_checksum": 0, "table_full": 7 * n},
 		Sessions:   control.SessionCounts{Created: 5000 * n, Expired: 758 * n},
 		Lost:       control.PerSide{IPv6: 17 * n, IPv4: 5 * n},
+		TUN:        control.TUNCounts{Lost: 6 * n, Errors: 2 * n},
 		Workers:    []control.WorkerCounts{{Received: 2400000 * n, Dropped: 12000 * n}, {Received: 600000 * n, Dropped: 352 * n}},
 		Log:        control.LogCounts{Written: 5758 * n, Lost: 3 * n},
 		Handoff: control.HandoffCounts{
