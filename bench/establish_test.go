@@ -19,6 +19,10 @@ func BenchmarkEstablish(b *testing.B) {
 	b.Run("udp-few", func(b *testing.B) { establish(b, false, 10240, plain) })
 	// A notification for each session goes into the ring to the handoff worker.
 	b.Run("udp-handoff", func(b *testing.B) { establish(b, true, maxFlows, plain) })
+	// Events about sessions go through the ring to the log.
+	b.Run("udp-log", func(b *testing.B) {
+		establish(b, false, maxFlows, func(c *conntrack.Config) { c.LogSessions = true })
+	})
 	// Sessions and ports are counted against limits of their clients.
 	b.Run("udp-limits", func(b *testing.B) {
 		establish(b, false, maxFlows, func(c *conntrack.Config) {

@@ -34,6 +34,8 @@ type rig struct {
 	handoff *dataplane.Handoff // nil without
 	clock   func() conntrack.Tick
 	round   []conntrack.ToServer
+	log     *dataplane.Log // nil unless sessions are logged
+	events  []conntrack.Event
 }
 
 // newRig makes the worker with no session yet.
@@ -68,9 +70,12 @@ func newRigWith(tb testing.TB, handoff bool, change func(*conntrack.Config)) *ri
 	if r.table, _, err = conntrack.New(cfg); err != nil {
 		tb.Fatal(err)
 	}
+	if cfg.LogSessions {
+		r.log, r.events = dataplane.NewLog(), make([]conntrack.Event, 256)
+	}
 	r.worker, err = dataplane.NewWorker(dataplane.Config{
 		Table: r.table, Shard: r.table.Shard(0), Hops: hops(), UMEM: r.umem, Frames: r.frames,
-		Ports: [2][]ring.Port{{r.in6}, {r.in4}}, Group: dataplane.NewGroup(1), Rules: rules(), Seed: 64, Handoff: r.handoff,
+		Ports: [2][]ring.Port{{r.in6}, {r.in4}}, Group: dataplane.NewGroup(1), Rules: rules(), Seed: 64, Handoff: r.handoff, Log: r.log,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -141,6 +146,10 @@ func (r *rig) play(in *memport.Loop, s memport.Source, n int) {
 // hear takes what the worker tells the handoff worker, and gives frames back
 // as that one would.
 func (r *rig) hear() {
+	if r.log != nil {
+		for r.log.Sessions.PopBatch(r.events) == len(r.events) {
+		}
+	}
 	if r.handoff == nil {
 		return
 	}
