@@ -160,8 +160,12 @@ func (w *teller) classify(s *dataplane.Sight) string {
 }
 
 func (w *teller) lookup(s *dataplane.Sight) string {
+	server := netip4(s.Server).String()
+	if s.Proto != conntrack.ICMP { // whose servers have no port
+		server = endText(netip4(s.Server), s.ServerPort)
+	}
 	session := fmt.Sprintf("%s [%s]:%d <-> %s with %s", s.Proto, netip6(s.Client.Hi, s.Client.Lo), s.ClientPort,
-		endText(netip4(s.Mapped), s.MappedPort), endText(netip4(s.Server), s.ServerPort))
+		endText(netip4(s.Mapped), s.MappedPort), server)
 	if s.Proto == conntrack.TCP {
 		session += ", " + s.State.String()
 	}

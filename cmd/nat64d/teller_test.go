@@ -38,13 +38,13 @@ func TestTeller(t *testing.T) {
 		"opened": {func(*dataplane.Sight) {}, `icmp translated
 parse: in on six: IPv6, 104 octets, icmp echo request 2001:db8::a > 64:ff9b::c633:640a, identifier 77, hop limit 64
 classify: 64:ff9b::c633:640a is in pool6: the server is 198.51.100.10
-lookup: no session; opened icmp [2001:db8::a]:77 <-> 192.0.2.1:4321 with 198.51.100.10:0
+lookup: no session; opened icmp [2001:db8::a]:77 <-> 192.0.2.1:4321 with 198.51.100.10
 translate: IPv6 to IPv4
 tx: 84 octets out on four to 02:00:00:00:00:01`},
 		"known": {func(s *dataplane.Sight) { s.Known = true }, `icmp translated
 parse: in on six: IPv6, 104 octets, icmp echo request 2001:db8::a > 64:ff9b::c633:640a, identifier 77, hop limit 64
 classify: 64:ff9b::c633:640a is in pool6: the server is 198.51.100.10
-lookup: session found: icmp [2001:db8::a]:77 <-> 192.0.2.1:4321 with 198.51.100.10:0
+lookup: session found: icmp [2001:db8::a]:77 <-> 192.0.2.1:4321 with 198.51.100.10
 translate: IPv6 to IPv4
 tx: 84 octets out on four to 02:00:00:00:00:01`},
 		"refused": {func(s *dataplane.Sight) {
@@ -57,7 +57,7 @@ lookup: dropped: denied_destination: The IPv4 destination is on the deny_ipv4 li
 		"parked": {func(s *dataplane.Sight) { s.Reached, s.Left = dataplane.StepTranslate, dataplane.LeftParked }, `icmp parked
 parse: in on six: IPv6, 104 octets, icmp echo request 2001:db8::a > 64:ff9b::c633:640a, identifier 77, hop limit 64
 classify: 64:ff9b::c633:640a is in pool6: the server is 198.51.100.10
-lookup: no session; opened icmp [2001:db8::a]:77 <-> 192.0.2.1:4321 with 198.51.100.10:0
+lookup: no session; opened icmp [2001:db8::a]:77 <-> 192.0.2.1:4321 with 198.51.100.10
 translate: IPv6 to IPv4; waits for its next hop, which the kernel resolves`},
 		"not IP": {func(s *dataplane.Sight) {
 			*s = dataplane.Sight{EtherType: 0x88cc, Left: dataplane.LeftDropped, Reason: dataplane.DropNotIP}
