@@ -121,7 +121,7 @@ func read6(b []byte, quoted bool) (v View) {
 		case 44:
 			fragmented = true
 			if binary.BigEndian.Uint16(b[at+2:])>>3 != 0 {
-				next, at = b[at], at+8
+				at += 8
 				v.Packet, v.Start = Decode(b[:v.End]), at
 				v.Refuse = ""
 				if !quoted && badFragment(v.Packet) != "" {
