@@ -17,7 +17,7 @@ func oneClient(client, n int) Key64 {
 func TestClientLimitsAcrossShards(t *testing.T) {
 	const shards, clientCount, sessions, ports = 4, 5, 40, 13
 	f := newFixture(t, Config{Shards: shards, PerClient: ClientLimits{Sessions: sessions, Ports: ports}})
-	var now, most [clientCount]atomic.Int64
+	var now [clientCount]atomic.Int64
 	rounds := 40_000
 	if testing.Short() {
 		rounds = 8_000
@@ -40,14 +40,7 @@ func TestClientLimitsAcrossShards(t *testing.T) {
 				}
 				switch _, v := f.tryOpen(k, StateNone, 1); v {
 				case OK:
-					n := now[client].Add(1)
-					for {
-						m := most[client].Load()
-						if n <= m || most[client].CompareAndSwap(m, n) {
-							break
-						}
-					}
-					if n > sessions {
+					if n := now[client].Add(1); n > sessions {
 						t.Errorf("client %d has %d sessions", client, n)
 					}
 				case ClientSessions, ClientPorts:
@@ -66,8 +59,11 @@ func TestClientLimitsAcrossShards(t *testing.T) {
 		if int64(s) != now[client].Load() || s > sessions || p > ports || p != mapped[oneClient(client, 0).Client] {
 			t.Errorf("client %d counts %d sessions and %d ports, has %d and %d", client, s, p, now[client].Load(), mapped[oneClient(client, 0).Client])
 		}
-		if most[client].Load() < sessions*3/4 {
-			t.Errorf("client %d never had more than %d sessions", client, most[client].Load())
+		for n := range 400 {
+			f.tryOpen(oneClient(client, n), StateNone, 1)
+		}
+		if s, _ := f.ClientHas(oneClient(client, 0).Client); s != sessions {
+			t.Errorf("client %d got %d sessions of %d that it may have", client, s, sessions)
 		}
 	}
 	f.Flush()
