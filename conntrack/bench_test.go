@@ -173,3 +173,27 @@ func BenchmarkExpire(b *testing.B) {
 		i, left = i+got, left-got
 	}
 }
+
+// BenchmarkPortBlocksUsedUp is what the first packet of a client costs when
+// every block of 4096 addresses is somebody's. That must not depend on how many
+// there are: established sessions share the worker with whoever keeps asking.
+func BenchmarkPortBlocksUsedUp(b *testing.B) {
+	const addrs, size = 4096, 4096
+	c := Config{Shards: 1, Sessions: 1 << 17, PortBlocks: PortBlocks{Size: size, Grace: 1000}}
+	for i := range uint32(addrs) {
+		c.Pool4 = append(c.Pool4, Pool4Range{Addr: poolAddr + i, First: 1024, Last: 65535})
+	}
+	f := newFixture(b, c)
+	k := Key64{ClientPort: 1, Server: 1, ServerPort: 1, Proto: UDP}
+	for n := range uint64(addrs * 65536 / size) {
+		k.Client = Addr6{1, n}
+		f.open(k, StateNone, 1)
+		f.Shard(0).Events()
+	}
+	b.ReportAllocs()
+	for n := uint64(0); b.Loop(); n++ {
+		if _, v := f.Shard(0).Map(Addr6{2, n}, 1, UDP); v != PortsUsedUp {
+			b.Fatal(v)
+		}
+	}
+}

@@ -64,6 +64,7 @@ type portBlocks struct {
 	perAddr     int // blocks of an address
 	words       int // of 64 blocks, of an address
 	free        []tagWord
+	left        *atomic.Int64 // how many are free: when none is, nobody looks
 	blocks      []portBlock
 	mem         [2]region
 }
@@ -80,7 +81,7 @@ func newPortBlocks(c PortBlocks, p *ports) (b portBlocks, err error) {
 	if c.Size == 0 {
 		return b, nil
 	}
-	b = portBlocks{size: uint(c.Size), shift: uint(bits.TrailingZeros(uint(c.Size))), grace: c.Grace, perAddr: 1 << 16 / c.Size}
+	b = portBlocks{size: uint(c.Size), shift: uint(bits.TrailingZeros(uint(c.Size))), grace: c.Grace, perAddr: 1 << 16 / c.Size, left: new(atomic.Int64)}
 	b.words = (b.perAddr + 63) / 64
 	if b.mem[0], err = mapAnonymous(sizeOf[tagWord](b.words * len(p.addrs))); err != nil {
 		return b, fmt.Errorf("free port blocks: %w", err)
@@ -94,8 +95,8 @@ func newPortBlocks(c PortBlocks, p *ports) (b portBlocks, err error) {
 		addr, n := i/b.perAddr, i%b.perAddr
 		for _, k := range []kind{kindPorts, kindICMP} {
 			for _, w := range b.wordsOf(p.usable, p.set(k, addr), n) {
-				if w != 0 {
-					b.free[addr*b.words+n/64].Or(1 << (n % 64))
+				if bit := uint64(1) << (n % 64); w != 0 && b.free[addr*b.words+n/64].Or(bit)&bit == 0 {
+					b.left.Add(1)
 				}
 			}
 		}
@@ -127,13 +128,18 @@ func (b *portBlocks) at(addr int, port uint16) uint32 {
 func (b *portBlocks) claim(i uint32) bool {
 	addr, n := int(i)/b.perAddr, int(i)%b.perAddr
 	w, bit := &b.free[addr*b.words+n/64], uint64(1)<<(n%64)
-	return w.And(^bit)&bit != 0
+	if w.And(^bit)&bit == 0 {
+		return false
+	}
+	b.left.Add(-1)
+	return true
 }
 
 // release gives a claimed block back.
 func (b *portBlocks) release(i uint32) {
 	addr, n := int(i)/b.perAddr, int(i)%b.perAddr
 	b.free[addr*b.words+n/64].Or(1 << (n % 64))
+	b.left.Add(1)
 }
 
 // is tells whether the block is this client's, to the client's owner.
@@ -207,6 +213,9 @@ func (s *Shard) pickInBlock(k kind, i uint32, parity uint16, r uint64) (uint16, 
 // any: the shard's own before those of others, ports from 1024 on before the
 // well-known ones.
 func (s *Shard) findBlock(addr int, r uint64) (uint32, bool) {
+	if s.t.blocks.left.Load() <= 0 {
+		return 0, false // however large the pool, a refusal costs nothing
+	}
 	n := len(s.t.ports.addrs)
 	for range n {
 		for _, low := range [2]bool{false, true} {
@@ -356,52 +365,4 @@ func (s *Shard) adoptBlock(client Addr6, addr int, port uint16) bool {
 	}
 	s.assign(i, uint32(s.t.hash.address(client)), client)
 	return true
-}
-
-// BlockInfo is an assigned block.
-type BlockInfo struct {
-	Client      Addr6
-	Addr        uint32
-	First, Last uint16 // the lowest and highest number that a mapping can have
-	Since       Tick
-	Mappings    uint32
-}
-
-// Blocks calls f with each assigned block until it says false. Any goroutine,
-// as Sessions.
-func (t *Table) Blocks(f func(BlockInfo) bool) {
-	b := &t.blocks
-	for i := range b.blocks {
-		e := &b.blocks[i]
-		meta := e.meta.Load()
-		if meta&blockAssigned == 0 {
-			continue
-		}
-		info := BlockInfo{Client: Addr6{e.hi.Load(), e.lo.Load()}, Addr: t.ports.addrs[i/b.perAddr], Since: Tick(e.since.Load()), Mappings: uint32(meta)}
-		info.First, info.Last = t.blockRange(uint32(i))
-		if again := e.meta.Load(); again>>55 == meta>>55 && !f(info) {
-			return
-		}
-	}
-}
-
-// blockRange is a block without what lies outside pool4's ranges at its ends.
-func (t *Table) blockRange(i uint32) (first, last uint16) {
-	b := &t.blocks
-	addr, n := int(i)/b.perAddr, int(i)%b.perAddr
-	ports := b.wordsOf(t.ports.usable, t.ports.set(kindPorts, addr), n)
-	icmp := b.wordsOf(t.ports.usable, t.ports.set(kindICMP, addr), n)
-	lo, hi := -1, 0
-	for w := range ports {
-		u := ports[w] | icmp[w]
-		if u == 0 {
-			continue
-		}
-		if lo < 0 {
-			lo = w<<blockShift + bits.TrailingZeros64(u)
-		}
-		hi = w<<blockShift + 63 - bits.LeadingZeros64(u)
-	}
-	base := n << b.shift
-	return uint16(base + max(lo, 0)), uint16(base + hi)
 }

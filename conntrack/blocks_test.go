@@ -2,6 +2,7 @@ package conntrack
 
 import (
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -45,6 +46,13 @@ func (l *blockLog) agree(f *fixture) {
 	})
 	if n != len(l.whose) || int(f.Stats().Blocks) != n {
 		l.t.Fatalf("%d blocks, %d in the log, stats %d", n, len(l.whose), f.Stats().Blocks)
+	}
+	free := 0
+	for i := range f.blocks.free {
+		free += bits.OnesCount64(f.blocks.free[i].Load())
+	}
+	if left := f.blocks.left.Load(); int(left) != free {
+		l.t.Fatalf("%d blocks are free, %d are said to be", free, left)
 	}
 	f.BIB(func(b BIBInfo) bool {
 		for at, e := range l.whose {
