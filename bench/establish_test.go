@@ -14,29 +14,30 @@ import (
 // is full it is emptied, which is not timed.
 func BenchmarkEstablish(b *testing.B) {
 	plain := func(*conntrack.Config) {}
-	b.Run("udp", func(b *testing.B) { establish(b, false, maxFlows, plain) })
+	b.Run("udp", func(b *testing.B) { establish(b, fixture.UDP, false, maxFlows, plain) })
 	// With ten thousand sessions at most the tables stay within the cache.
-	b.Run("udp-few", func(b *testing.B) { establish(b, false, 10240, plain) })
+	b.Run("udp-few", func(b *testing.B) { establish(b, fixture.UDP, false, 10240, plain) })
+	b.Run("tcp", func(b *testing.B) { establish(b, fixture.TCP, false, maxFlows, plain) })
 	// A notification for each session goes into the ring to the handoff worker.
-	b.Run("udp-handoff", func(b *testing.B) { establish(b, true, maxFlows, plain) })
+	b.Run("udp-handoff", func(b *testing.B) { establish(b, fixture.UDP, true, maxFlows, plain) })
 	// Events about sessions go through the ring to the log.
 	b.Run("udp-log", func(b *testing.B) {
-		establish(b, false, maxFlows, func(c *conntrack.Config) { c.LogSessions = true })
+		establish(b, fixture.UDP, false, maxFlows, func(c *conntrack.Config) { c.LogSessions = true })
 	})
 	// Sessions and ports are counted against limits of their clients.
 	b.Run("udp-limits", func(b *testing.B) {
-		establish(b, false, maxFlows, func(c *conntrack.Config) {
+		establish(b, fixture.UDP, false, maxFlows, func(c *conntrack.Config) {
 			c.PerClient = conntrack.ClientLimits{Sessions: maxFlows, Ports: conntrack.MaxPortsPerClient}
 		})
 	})
 }
 
-func establish(b *testing.B, handoff bool, flows int, change func(*conntrack.Config)) {
+func establish(b *testing.B, proto uint8, handoff bool, flows int, change func(*conntrack.Config)) {
 	r := newRigWith(b, handoff, change)
 	defer r.close()
 	packets := make([][]byte, flows)
 	for f := range packets {
-		packets[f] = fixture.Flow(f).Packet6(fixture.UDP, 0)
+		packets[f] = fixture.Flow(f).Packet6(proto, conntrack.FlagSYN)
 	}
 	load := memport.Cycle(packets...)
 	generation := r.generation(load) // ends where it began: whole turns for any power of two

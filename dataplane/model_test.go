@@ -23,6 +23,10 @@ type natModel struct {
 	sessions map[flowKey]*flow
 	stored   map[synKey]*storedSYN
 	pool4    []byte
+
+	invited     map[bibKey]bool // mapped where a stored SYN was sent to
+	invitations int
+	problem     error // a mapping is not where such a SYN waits
 }
 
 // bibKey is a client's port or identifier. TCP and UDP have different BIBs, but
@@ -68,6 +72,7 @@ func newModel(dependent bool, pool4 string, portOf func(bibKey) (uint16, bool)) 
 	return &natModel{
 		dependent: dependent, portOf: portOf, pool4: netip.MustParseAddr(pool4).AsSlice(),
 		bib: map[bibKey]uint16{}, sessions: map[flowKey]*flow{}, stored: map[synKey]*storedSYN{},
+		invited: map[bibKey]bool{},
 	}
 }
 
@@ -169,7 +174,7 @@ func (m *natModel) admit6(k flowKey, p *reference.Packet) DropReason {
 		return DropNoMapping
 	}
 	if _, known := m.bib[k.bibKey]; !known {
-		m.bib[k.bibKey], _ = m.portOf(k.bibKey)
+		m.newMapping(k)
 	}
 	s := m.open(k, "V6 INIT")
 	syn := synKey{k.server, k.serverPort, m.bib[k.bibKey]}
@@ -178,6 +183,32 @@ func (m *natModel) admit6(k flowKey, p *reference.Packet) DropReason {
 		delete(m.stored, syn)
 	}
 	return NotDropped
+}
+
+// newMapping notes where the real one put a new mapping. One for a SYN has to
+// be where a SYN from the same server's port waits for a client, if there is
+// any: the oldest, of those whose port is free.
+func (m *natModel) newMapping(k flowKey) {
+	port, _ := m.portOf(k.bibKey)
+	oldest, at := m.now+1, map[uint16]bool{}
+	for key, s := range m.stored {
+		if _, taken := m.clientOf(key.mapped, false); taken || key.mapped < 1024 || key.server != k.server || key.port != k.serverPort || k.proto != 6 {
+			continue
+		}
+		if s.since < oldest {
+			oldest = s.since
+			clear(at)
+		}
+		if s.since == oldest {
+			at[key.mapped] = true
+		}
+	}
+	if len(at) > 0 && !at[port] {
+		m.problem = fmt.Errorf("%v is mapped to %d, but SYNs wait at %v", k, port, at)
+	}
+	m.bib[k.bibKey] = port
+	m.invited[k.bibKey] = len(at) > 0
+	m.invitations += min(len(at), 1)
 }
 
 func (m *natModel) open(k flowKey, state string) *flow {
@@ -468,6 +499,9 @@ func (m *natModel) probe(k flowKey) *reference.Packet {
 
 // sameMapping holds the model's mappings to the real one's: a bijection.
 func (m *natModel) sameMappings(table *conntrack.Table) error {
+	if m.problem != nil {
+		return m.problem
+	}
 	seen := map[bibKey]uint16{}
 	table.BIB(func(i conntrack.BIBInfo) bool {
 		seen[bibKey{netip6(i.Client), i.ClientPort, i.Proto == conntrack.ICMP}] = i.MappedPort
@@ -482,7 +516,7 @@ func (m *natModel) sameMappings(table *conntrack.Table) error {
 				return fmt.Errorf("%v and %v have one mapped port, %d", b, other, port)
 			}
 		}
-		if !b.echo && port%2 != b.port%2 {
+		if !b.echo && !m.invited[b] && port%2 != b.port%2 {
 			return fmt.Errorf("%v is mapped to %d: the parity is lost", b, port)
 		}
 	}

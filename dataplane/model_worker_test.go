@@ -37,8 +37,8 @@ func TestWorkerAgainstModel(t *testing.T) {
 			for i := 0; i < n && !t.Failed(); i++ {
 				d.turn()
 			}
-			t.Logf("%d packets, %d translated, %d of them by hairpinning; %d probes and errors as time passed", n, d.translated, d.hairpins, d.timely)
-			if d.translated < n/10 || d.hairpins < n/1000 || d.timely < n/10000 {
+			t.Logf("%d packets, %d translated, %d of them by hairpinning; %d probes and errors as time passed; %d mappings where a SYN waited", n, d.translated, d.hairpins, d.timely, d.m.invitations)
+			if d.translated < n/10 || d.hairpins < n/1000 || d.timely < n/10000 || d.m.invitations < n/10000 {
 				t.Error("too little happened to show anything")
 			}
 		})

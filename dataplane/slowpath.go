@@ -77,15 +77,19 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 		}
 		return
 	}
-	mapping, v := w.shard.MapForeseen(k.Client, k.ClientPort, k.Proto, f)
+	syns := k.Proto == conntrack.TCP && w.group.storesSYNs()
+	mapping, v := w.mapClient(k, f, syns)
 	if v != conntrack.OK {
 		w.answer6(m, 1, 3, 0) // RFC 6146 §3.5.1.1, RFC 6888 REQ-11: address unreachable
 		w.drop(m, verdictReasons[v])
 		return
 	}
 	s := conntrack.Session{Key: *k, Mapped: mapping.Addr, MappedPort: mapping.Port, State: initial(&m.p, false)}
-	if k.Proto == conntrack.TCP && w.awaited(&s) {
-		s.State = conntrack.StateEstablished // RFC 6146 §3.5.2.2, "V4 INIT": both ends have sent their SYN
+	stored := uint64(0)
+	if syns {
+		if stored = w.awaited(&s); stored != 0 {
+			s.State = conntrack.StateEstablished // RFC 6146 §3.5.2.2, "V4 INIT": both ends have sent their SYN
+		}
 	}
 	w.deltas(&s)
 	first := w.handoff != nil && k.Proto != conntrack.ICMP && !w.shard.UsedWith(k.Client, k.ClientPort, k.Server)
@@ -93,6 +97,9 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 		w.answer6(m, 1, 3, 0)
 		w.drop(m, verdictReasons[v])
 		return
+	}
+	if stored != 0 {
+		w.overtake(stored)
 	}
 	if first {
 		w.notify(&s)

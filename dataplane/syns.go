@@ -15,10 +15,11 @@ import (
 // the error to quote all headers, so the packet itself counts as dropped.
 //
 // Each worker stores what it received. The client's SYN may reach any worker,
-// so tags, by which a SYN is found, may be read by all; whoever opens the
-// connection marks the tag, and the store's owner then forgets the SYN without
-// an answer. Nothing waits and nothing is locked. A full store is a counted
-// drop: what SYN floods cost is bounded, in memory and in ICMP errors.
+// so tags, by which a SYN is found, may be read by all, and so may what
+// invite.go finds it by; whoever opens the connection marks the tag, and the
+// store's owner then forgets the SYN without an answer. Nothing waits and
+// nothing is locked. A full store is a counted drop: what SYN floods cost is
+// bounded, in memory and in ICMP errors.
 const (
 	synBuckets = 128
 	synWays    = 8 // one cache line of tags
@@ -32,15 +33,18 @@ const (
 	synsPerRound = 32
 )
 
-// synStore is one worker's. All but count and tags is its owner's alone.
+// synStore is one worker's. What is not atomic is its owner's alone.
 type synStore struct {
 	count atomic.Int32 // SYNs that wait, so that others see an empty store at one glance
 	_     [60]byte
 	tags  [synBuckets][synWays]atomic.Uint64 // 0: free; bit 0: the client has opened the connection
 
-	first, n int // order is a ring, oldest first
+	// The SYNs in the order that they came: the first has waited longest. They
+	// are numbered from 1 on; order and senders.nodes are rings.
+	first, n uint64
 	order    [synSlots]uint16
 	held     [synSlots]heldSYN
+	senders  senders
 }
 
 // heldSYN is the start of a stored packet and what is known of it.
@@ -59,9 +63,9 @@ func synTag(hash uint64) uint64 { return hash&^1 | 2 }
 // synBucket is where a tag lies.
 func synBucket(tag uint64) int { return int(tag >> 24 % synBuckets) }
 
-// put stores the packet. It returns false when there is no room; a SYN that is
-// stored already, sent again, needs none.
-func (s *synStore) put(m *meta, now conntrack.Tick) bool {
+// put stores the packet; sender is its bucket among senders. It returns false
+// when there is no room; a SYN that is stored already, sent again, needs none.
+func (s *synStore) put(m *meta, sender uint64, now conntrack.Tick) bool {
 	tag, free := synTag(m.hash), -1
 	b := &s.tags[synBucket(tag)]
 	for i := range b {
@@ -82,8 +86,21 @@ func (s *synStore) put(m *meta, now conntrack.Tick) bool {
 	s.order[(s.first+s.n)%synSlots] = uint16(slot)
 	s.n++
 	b[free].Store(tag)
+	s.senders.add(s.first+s.n, &h.key, tag, now, sender)
 	s.count.Add(1)
 	return true
+}
+
+// waits says whether a flow's SYN is there and the client's has not come. Any
+// goroutine.
+func (s *synStore) waits(tag uint64) bool {
+	b := &s.tags[synBucket(tag)]
+	for i := range b {
+		if b[i].Load() == tag {
+			return true
+		}
+	}
+	return false
 }
 
 // match marks a flow's SYN as overtaken by the client's. Any goroutine.
@@ -104,19 +121,28 @@ func (s *synStore) take(now, lifetime conntrack.Tick) (h *heldSYN, overtaken boo
 	if s.n == 0 {
 		return nil, false
 	}
-	slot := int(s.order[s.first])
+	slot := int(s.order[s.first%synSlots])
 	if h = &s.held[slot]; now-h.since < lifetime {
 		return nil, false
 	}
-	s.first = (s.first + 1) % synSlots
+	s.first++
 	s.n--
+	s.senders.drop(s.first)
 	s.count.Add(-1)
 	return h, s.tags[slot/synWays][slot%synWays].Swap(0)&1 != 0
 }
 
-// storeSYN keeps an unsolicited SYN for later.
+// storeSYN keeps an unsolicited SYN for later, unless another worker has it: of
+// one that was hairpinned before its client's session was open everywhere, the
+// repetition may go round elsewhere.
 func (w *Worker) storeSYN(m *meta) {
-	if !w.syns.put(m, w.now) {
+	for _, o := range w.group.workers {
+		if o != w && o.syns.count.Load() != 0 && o.syns.waits(synTag(m.hash)) {
+			w.drop(m, DropSYNStored)
+			return
+		}
+	}
+	if !w.syns.put(m, w.senderBucket(m.k46.Server, m.k46.ServerPort), w.now) {
 		w.drop(m, DropSYNStoreFull)
 		return
 	}
@@ -124,9 +150,9 @@ func (w *Worker) storeSYN(m *meta) {
 }
 
 // awaited tells whether a SYN from the IPv4 side waits for the connection that
-// a client opens right now, and if so, sees to it that it is not answered.
-func (w *Worker) awaited(s *conntrack.Session) (found bool) {
-	var tag uint64
+// a client opens right now. The tag, 0 if none waits, is what overtake wants
+// once the connection is there.
+func (w *Worker) awaited(s *conntrack.Session) (tag uint64) {
 	for _, o := range w.group.workers {
 		if o.syns.count.Load() == 0 {
 			continue
@@ -137,9 +163,21 @@ func (w *Worker) awaited(s *conntrack.Session) (found bool) {
 			}
 			tag = synTag(w.table.Hash46(&k))
 		}
-		found = o.syns.match(tag) || found
+		if o.syns.waits(tag) {
+			return tag
+		}
 	}
-	return found
+	return 0
+}
+
+// overtake sees to it that a SYN is not answered, whichever worker has it. Two
+// may, if it was sent again and another worker received it.
+func (w *Worker) overtake(tag uint64) {
+	for _, o := range w.group.workers {
+		if o.syns.count.Load() != 0 {
+			o.syns.match(tag)
+		}
+	}
 }
 
 // expireSYNs answers stored SYNs whose time has come.

@@ -260,13 +260,13 @@ func TestSYNStoreModel(t *testing.T) {
 				model[at].matched = true
 			}
 		default:
-			if ok := s.put(m, now); ok && at < 0 {
+			if ok := s.put(m, m.hash>>24%senderBuckets, now); ok && at < 0 {
 				model = append(model, stored{tag, now, false})
 			} else if !ok && at >= 0 {
 				t.Fatal("no room for what is stored already")
 			}
 		}
-		if int(s.count.Load()) != len(model) || s.n != len(model) {
+		if int(s.count.Load()) != len(model) || int(s.n) != len(model) {
 			t.Fatalf("%d in the store, want %d", s.n, len(model))
 		}
 	}
@@ -279,7 +279,7 @@ func TestSYNIsMatchedOnce(t *testing.T) {
 	m.p.L3, m.p.End = ethernetHeader, 60
 	for round := range 500 {
 		m.hash = uint64(round) << 20
-		s.put(m, conntrack.Tick(round))
+		s.put(m, uint64(m.hash>>24)%senderBuckets, conntrack.Tick(round))
 		var found [4]bool
 		var wg sync.WaitGroup
 		for i := range found {
