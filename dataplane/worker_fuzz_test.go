@@ -24,6 +24,7 @@ import (
 func FuzzWorker(f *testing.F) {
 	for _, s := range caseScripts(f) {
 		f.Add(s)
+		f.Add(append([]byte{s[0] | fuzzWatched}, s[1:]...))
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		if len(input) > 1<<14 {
@@ -47,6 +48,7 @@ const (
 	fuzzNoIncoming
 	fuzzSmallMTU
 	fuzzUDPZeroDrop
+	fuzzWatched // a trace and a capture run
 )
 
 // fuzzRig has the addresses of the cases and few ports, so that a guess is
@@ -73,7 +75,11 @@ func fuzzRig(t *testing.T, bits byte) *rig {
 			{Proto: conntrack.ICMP, Client: client, ClientPort: 7, Mapped: addr4("203.0.113.1"), MappedPort: 77},
 		}
 	}
-	return newRig(t, s)
+	r := newRig(t, s)
+	if bits&fuzzWatched != 0 {
+		r.tap(TapConfig{Octets: 100, Sent: true})
+	}
+	return r
 }
 
 // script is an input being carried out.
