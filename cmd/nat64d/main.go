@@ -37,7 +37,8 @@ Commands:
   check    validate a configuration; lists every problem, not just the first
   replay   the same data path over capture files, without privileges
 
-'nat64d COMMAND --help' lists a command's flags. A running nat64d is looked into with nat64ctl.
+'nat64d COMMAND --help' lists a command's flags, 'nat64d --version' prints the version.
+A running nat64d is looked into with nat64ctl.
 `
 
 func main() { os.Exit(dispatch(os.Args[1:], os.Stdout, os.Stderr)) }

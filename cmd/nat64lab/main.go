@@ -96,7 +96,7 @@ func runCommand(c command, args []string, stdout, stderr io.Writer) int {
 	c.flags(set, s)
 	switch err := set.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(stdout, "usage: nat64lab %s\n\n%s.\n\n", strings.TrimSpace(c.name+" [FLAGS] "+c.args), strings.ToUpper(c.summary[:1])+c.summary[1:])
+		fmt.Fprintf(stdout, "usage: nat64lab %s\n\n%s.\n\n", strings.TrimSpace(c.name+" [FLAGS] "+c.args), strings.TrimRight(strings.ToUpper(c.summary[:1])+c.summary[1:], "., "))
 		set.SetOutput(stdout)
 		set.VisitAll(func(f *flag.Flag) { printFlag(stdout, f) })
 		return exitOK

@@ -61,12 +61,21 @@ func (p *process) Stop() error {
 func (p *process) Kill() error { return p.end(unix.SIGKILL) }
 
 // Hangup sends SIGHUP, at which a daemon reads its configuration anew.
-func (p *process) Hangup() error {
+func (p *process) Hangup() error { return p.signal(unix.SIGHUP) }
+
+// Freeze stops the program where it is, as a machine that is far too busy would.
+func (p *process) Freeze() error { return p.signal(unix.SIGSTOP) }
+
+// Thaw lets it go on.
+func (p *process) Thaw() error { return p.signal(unix.SIGCONT) }
+
+// signal sends a signal that the program outlives.
+func (p *process) signal(s unix.Signal) error {
 	if p.cmd == nil {
 		return fmt.Errorf("%s was not started", p.name)
 	}
-	if err := p.cmd.Process.Signal(unix.SIGHUP); err != nil {
-		return fmt.Errorf("SIGHUP to %s: %w", p.name, err)
+	if err := p.cmd.Process.Signal(s); err != nil {
+		return fmt.Errorf("%s to %s: %w", unix.SignalName(s), p.name, err)
 	}
 	return nil
 }

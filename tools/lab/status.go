@@ -73,6 +73,10 @@ type Stats struct {
 		Written uint64 `json:"written"`
 		Lost    uint64 `json:"lost"`
 	} `json:"log"`
+	TUN struct {
+		Lost   uint64 `json:"lost"`
+		Errors uint64 `json:"errors"`
+	} `json:"tun"`
 	Handoff   HandoffCounts `json:"handoff"`
 	Passed    Sides[uint64] `json:"passed"`
 	Parked    uint64        `json:"parked"`

@@ -162,3 +162,32 @@ func TestLocalTrafficOfTwoWorkers(t *testing.T) {
 		}
 	}
 }
+
+// What the host sends while nat64d does not look is counted where the queue of
+// the device ends, and nothing is lost without a count.
+func TestLostPacketsOfTheHost(t *testing.T) {
+	w := plain(t, localTraffic)
+	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
+	c := w.dial(w.nat64, "udp6", 0, w.embedded(7))
+	w.observed(c) // neighbours are known, the session is there
+	before := w.stats()
+	w.must(w.d.Freeze())
+	const sent = 3000 // six times what the queue holds
+	for range sent {
+		if _, err := c.Write(noise(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.must(w.d.Thaw())
+	w.eventually("every packet is counted", 10*time.Second, func() error {
+		s := w.stats()
+		received := s.RX.IPv6.Packets - before.RX.IPv6.Packets
+		if s.TUN.Lost == 0 || received == 0 || s.TUN.Lost+received != sent {
+			return fmt.Errorf("%d lost and %d received of %d", s.TUN.Lost, received, sent)
+		}
+		return nil
+	})
+	if n := w.stats().TUN.Errors; n != 0 {
+		t.Errorf("%d errors", n)
+	}
+}
