@@ -54,6 +54,7 @@ func TestMapAt(t *testing.T) {
 		}, 5000, false},
 		{"below the limit", func(c *Config) { c.PerClient.Ports = 2 }, func(f *fixture) { use(f, one, 1, UDP) }, 5000, true},
 		{"at the limit", func(c *Config) { c.PerClient.Ports = 1 }, func(f *fixture) { use(f, one, 1, UDP) }, 5000, false},
+		{"taken, with a limit", func(c *Config) { c.PerClient.Ports = 2 }, func(f *fixture) { f.openAt(other, 40000, poolAddr, 5000) }, 5000, false},
 		{"first block", func(c *Config) { c.PortBlocks.Size = 64 }, nil, 5000, true},
 		{"own block", func(c *Config) { c.PortBlocks.Size = 64 }, func(f *fixture) { f.openAt(one, 1, poolAddr, 5001) }, 5000, true},
 		{"block elsewhere", func(c *Config) { c.PortBlocks.Size = 64 }, func(f *fixture) { use(f, one, 1, UDP) }, 1100, false},
@@ -129,6 +130,18 @@ func TestMapAtAssignsABlock(t *testing.T) {
 	log.read(f)
 	if len(log.whose) != 0 || f.Stats().Blocks != 0 {
 		t.Errorf("the block is still assigned: %+v", log.whose)
+	}
+	f.check()
+}
+
+// A block in which the port cannot be had stays free.
+func TestMapAtLeavesTheBlock(t *testing.T) {
+	f := newFixture(t, Config{PortBlocks: PortBlocks{Size: 64}, Reserved: []uint16{5000}})
+	if _, ok := f.mapAt(Addr6{1, 1}, 40000, poolAddr, 5000); ok {
+		t.Error("got a reserved port")
+	}
+	if _, ok := f.openAt(Addr6{1, 2}, 40000, poolAddr, 5001); !ok {
+		t.Error("the block is lost")
 	}
 	f.check()
 }

@@ -238,6 +238,39 @@ func TestManyStoredSYNsOfOneSender(t *testing.T) {
 	}
 }
 
+// What cannot be provoked at will between goroutines, one after the other.
+func TestSendersInSlowMotion(t *testing.T) {
+	table := newRig(t, setup{}).table
+	s := new(synStore)
+	m := &meta{frame: make([]byte, 256)}
+	m.p.L3, m.p.End = ethernetHeader, 60
+	put := func(port uint16) {
+		m.hash = uint64(port) << 24
+		m.k46 = conntrack.Key46{Server: 1, Mapped: addr4(mappedA), MappedPort: port}
+		if !s.put(m, 7, 100) {
+			t.Fatal("no room")
+		}
+	}
+	// The last SYN is overtaken, somebody passes it, and another one comes.
+	put(2000)
+	s.match(synTag(2000 << 24))
+	if v, ok := s.oldest(1<<16, 7, table); ok {
+		t.Errorf("found %+v, which is overtaken", v)
+	}
+	put(2001)
+	if v, ok := s.oldest(1<<16, 7, table); !ok || v.port != 2001 {
+		t.Errorf("found %+v, %v, want the one that came last", v, ok)
+	}
+	// Somebody has read which is the first, and its place is another's then.
+	s.senders.heads[8].Store(2 + synSlots)
+	if v, ok := s.oldest(1<<16, 8, table); ok {
+		t.Errorf("found %+v, which has taken another's place", v)
+	}
+	if v, ok := s.oldest(2<<16, 7, table); ok {
+		t.Errorf("found %+v for another sender", v)
+	}
+}
+
 // The lists of senders, while their owner stores SYNs and ends them: what others
 // find is of the sender that they look for, and no SYN is found by two.
 func TestSendersWhileOthersLook(t *testing.T) {
