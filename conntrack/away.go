@@ -18,7 +18,7 @@ import (
 // its next mapping is where its hash points.
 type away struct {
 	words []awayWord
-	known atomic.Int64 // words in use: mostly none, and then nobody looks
+	known atomic.Int64 // no fewer than words in use: mostly none, and then nobody looks
 	mem   region
 }
 
@@ -96,10 +96,11 @@ again:
 	if free < 0 {
 		return false
 	}
+	a.known.Add(1) // first: who counts on in the new word must find it at once
 	if !words[free].CompareAndSwap(0, key|1) {
+		a.known.Add(-1)
 		goto again
 	}
-	a.known.Add(1)
 	return true
 }
 
