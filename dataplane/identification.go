@@ -6,8 +6,8 @@ import (
 )
 
 // identifications makes the identifications of IPv4 packets: ChaCha8, so that whoever sees
-// many of them cannot tell the next (RFC 7739 §3), at less than a nanosecond
-// for each of the four in a draw. Owned by one worker.
+// many of them cannot tell the next (RFC 7739 §3). A draw serves four packets.
+// Owned by one worker.
 type identifications struct {
 	source *rand.ChaCha8
 	drawn  uint64
