@@ -123,6 +123,18 @@ func writeStats(out *bufio.Writer, s *control.Stats) error {
 			t.row(row.name, count(row.n), "")
 		}
 	}
+	writeLosses(t, s)
+	err := t.close()
+	if dropped > 0 {
+		_, werr := out.WriteString("\nnat64ctl drops says why packets were dropped.\n")
+		err = errors.Join(err, werr)
+	}
+	return err
+}
+
+// writeLosses adds what is not part of the sum above: losses outside the
+// workers, and the log of sessions. Parts without any are left out.
+func writeLosses(t *table, s *control.Stats) {
 	if s.Lost != (control.PerSide{}) || s.TUN.Lost > 0 {
 		t.row("", "", "")
 		t.row("", "LOST BEFORE THE WORKERS", "")
@@ -140,12 +152,6 @@ func writeStats(out *bufio.Writer, s *control.Stats) error {
 		t.row("written", count(s.Log.Written), "")
 		t.row("lost", count(s.Log.Lost), "")
 	}
-	err := t.close()
-	if dropped > 0 {
-		_, werr := out.WriteString("\nnat64ctl drops says why packets were dropped.\n")
-		err = errors.Join(err, werr)
-	}
-	return err
 }
 
 func sum(counts map[string]uint64) (n uint64) {

@@ -60,19 +60,8 @@ func (p *parser) schema() []field {
 		{"static_bib", list(0, 65535, readStatic), ""},
 		{"hairpin", boolean(&c.Hairpin), ""},
 		{"local_traffic", boolean(&c.LocalTraffic), ""},
-		{"timeouts", object(
-			field{"udp", duration(&c.Timeouts.UDP), ""},
-			field{"icmp", duration(&c.Timeouts.ICMP), ""},
-			field{"tcp_established", duration(&c.Timeouts.TCPEstablished), ""},
-			field{"tcp_transitory", duration(&c.Timeouts.TCPTransitory), ""},
-			field{"tcp_incoming_syn", duration(&c.Timeouts.TCPIncomingSYN), ""},
-			field{"fragment", duration(&c.Timeouts.Fragment), ""}), ""},
-		{"limits", object(
-			field{"sessions", integer(&c.Limits.Sessions, 1, maxSessions), ""},
-			field{"sessions_per_client", integer(&c.Limits.SessionsPerClient, 0, maxSessions), ""},
-			field{"ports_per_client", integer(&c.Limits.PortsPerClient, 0, maxPortsPerClient), ""},
-			field{"fragments", integer(&c.Limits.Fragments, 1, maxFragments), ""},
-			field{"icmp_errors_per_second", integer(&c.Limits.ICMPErrorsPerSecond, 0, 1000000), ""}), ""},
+		{"timeouts", object(timeoutFields(&c.Timeouts)...), ""},
+		{"limits", object(limitFields(&c.Limits)...), ""},
 		{"kernel_protocols", list(0, 256, func(p *parser, path string, v *fastjson.Value) {
 			if n, ok := p.number(path, v, 0, 255, "give an IP protocol number, "); ok {
 				c.KernelProtocols = append(c.KernelProtocols, uint8(n))
@@ -96,6 +85,27 @@ func (p *parser) schema() []field {
 
 // sharedByPorts are the protocols that kernel_protocols has no bearing on.
 var sharedByPorts = map[int]string{1: "ICMP", 6: "TCP", 17: "UDP"}
+
+func timeoutFields(t *Timeouts) []field {
+	return []field{
+		{"udp", duration(&t.UDP), ""},
+		{"icmp", duration(&t.ICMP), ""},
+		{"tcp_established", duration(&t.TCPEstablished), ""},
+		{"tcp_transitory", duration(&t.TCPTransitory), ""},
+		{"tcp_incoming_syn", duration(&t.TCPIncomingSYN), ""},
+		{"fragment", duration(&t.Fragment), ""},
+	}
+}
+
+func limitFields(l *Limits) []field {
+	return []field{
+		{"sessions", integer(&l.Sessions, 1, maxSessions), ""},
+		{"sessions_per_client", integer(&l.SessionsPerClient, 0, maxSessions), ""},
+		{"ports_per_client", integer(&l.PortsPerClient, 0, maxPortsPerClient), ""},
+		{"fragments", integer(&l.Fragments, 1, maxFragments), ""},
+		{"icmp_errors_per_second", integer(&l.ICMPErrorsPerSecond, 0, 1000000), ""},
+	}
+}
 
 func workerFields(w *Workers) []field {
 	return []field{
