@@ -32,6 +32,7 @@ const longestWait = 3 * time.Second
 // far ends a packet socket plays the next hop, with a MAC address that is not
 // the kernel's there, so that this stays out of it.
 func TestCasesOnWire(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	all, err := fixture.LoadAll("../../../dataplane/testdata/cases")
 	if err != nil {

@@ -218,6 +218,7 @@ func (c *tally) wrong(where, what string, b []byte) {
 
 // The checker is only worth something if it notices.
 func TestCheckerNoticesEveryFlippedBit(t *testing.T) {
+	t.Parallel()
 	// An IPv4 and an IPv6 UDP datagram with right checksums, and an ICMPv6
 	// echo request in two fragments.
 	v4 := []byte{0x45, 0, 0, 30, 0, 1, 0x40, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0, 7, 0, 7, 0, 10, 0, 0, 'h', 'i'}
@@ -257,6 +258,7 @@ func TestCheckerNoticesEveryFlippedBit(t *testing.T) {
 }
 
 func TestCheckerPutsFragmentsTogether(t *testing.T) {
+	t.Parallel()
 	message := append([]byte{128, 0, 0, 0, 0, 1, 0, 1}, bytes.Repeat([]byte("fragment"), 3)...)
 	addresses := make([]byte, 32)
 	addresses[15], addresses[31] = 1, 2

@@ -32,6 +32,7 @@ func gone(t *testing.T, name string) {
 }
 
 func TestDemoPasses(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), *testTimeout)
 	defer cancel()
@@ -52,6 +53,7 @@ func TestDemoPasses(t *testing.T) {
 
 // A demo that cannot fail would show nothing.
 func TestDemoFailsWithoutATranslator(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), *testTimeout)
 	defer cancel()
@@ -69,6 +71,7 @@ func TestDemoFailsWithoutATranslator(t *testing.T) {
 }
 
 func TestDemoCleansUpWhenInterrupted(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	ctx, interrupt := context.WithCancel(context.Background())
 	name := labName(labs.Add(1))
@@ -115,6 +118,7 @@ func awaitLab(t *testing.T, name string) *lab.Lab {
 
 // The figures are not judged; that there are some is.
 func TestThroughputMeasuresBothPaths(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	ctx, cancel := context.WithTimeout(context.Background(), *testTimeout)
 	defer cancel()

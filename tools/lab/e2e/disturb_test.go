@@ -72,6 +72,7 @@ func (w *world) finishTalk(k *talk) {
 }
 
 func TestLinkDownAndUp(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for name, link := range map[string]struct{ host, ifname string }{
 		"the translator's IPv4 interface": {"nat64", lab.IPv4Interface},
@@ -103,6 +104,7 @@ func TestLinkDownAndUp(t *testing.T) {
 }
 
 func TestNextHopChangesItsMAC(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for _, host := range []string{"server", "client"} {
 		t.Run(host, func(t *testing.T) {
@@ -124,6 +126,7 @@ func TestNextHopChangesItsMAC(t *testing.T) {
 // A neighbour that does not announce its new MAC address is found again by the
 // kernel, which somebody has to tell that the old one is in use.
 func TestNextHopChangesItsMACSilently(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	for _, key := range []string{"ipv4/conf/all/arp_notify", "ipv4/conf/eth0/arp_notify"} {
 		w.must(w.server.SetSysctl(key, "0"))
@@ -138,6 +141,7 @@ func TestNextHopChangesItsMACSilently(t *testing.T) {
 // Killed, not stopped: the next instance takes over what the first has left,
 // sessions included, and the following clean stop (of finish) leaves nothing.
 func TestKillAndRestart(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	k := w.startTalk(7)
 	w.goesOn(k, "at first")
@@ -167,6 +171,7 @@ func TestKillAndRestart(t *testing.T) {
 }
 
 func TestCleanRestartKeepsConnections(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	k := w.startTalk(7)
 	w.goesOn(k, "at first")
@@ -180,6 +185,7 @@ func TestCleanRestartKeepsConnections(t *testing.T) {
 // the kernel to answer on them while nat64d is not there, its resets and port
 // unreachables would break every connection that a restart is to keep.
 func TestKernelNeverAnswersForThePool(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	// A socket that takes datagrams from everybody: the client has nothing to
@@ -225,6 +231,7 @@ func countRefusals(ctx context.Context, c net.Conn) (refused int) {
 
 // finish and stop compare; here they have something to compare.
 func TestCleanStopLeavesNothing(t *testing.T) {
+	t.Parallel()
 	// So many ports are left to local programs that nat64d reserves its own.
 	w := plain(t, pool4("10000-20000"))
 	during := w.footprint()

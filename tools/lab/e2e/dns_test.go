@@ -121,6 +121,7 @@ var digSizes = []int{100, 512, 1200, 1232, 1233, 1400, 1452, 1472, 1473, 2500, 4
 // dig asks for messages of many lengths over UDP, in one packet and in
 // fragments, and over TCP, with the server on either side.
 func TestProgramDig(t *testing.T) {
+	t.Parallel()
 	need(t, "dig")
 	w := judged(t, lab.Options{}, static("udp", 53, 53), static("tcp", 53, 53))
 	w.dns(w.server, "4", netip.AddrPortFrom(w.Server(), 53).String())

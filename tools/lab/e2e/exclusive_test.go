@@ -14,6 +14,7 @@ import (
 // An exclusive address is the NAT64's alone, but for its control channel; the
 // box keeps the addresses that are its own.
 func TestExclusive(t *testing.T) {
+	t.Parallel()
 	w := routed(t, func(c map[string]any) { c["exclusive"] = true })
 	for _, a := range []netip.Addr{lab.Pool4, lab.Nat64IPv4} {
 		w.echoTCP(w.nat64, netip.AddrPortFrom(a, 22).String())

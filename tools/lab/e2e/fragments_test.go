@@ -25,6 +25,7 @@ var largeDatagrams = []int{1, 1232, 1233, 1452, 1453, 1472, 1473, 2000, 2904, 40
 // TestUDPInFragments sends datagrams of up to 65,507 octets both ways between
 // two Linux stacks, which fragment them and put them together again.
 func TestUDPInFragments(t *testing.T) {
+	t.Parallel()
 	w := plain(t, static("udp", 7000, 7000))
 	w.echoUDP(w.server, "udp4", netip.AddrPortFrom(w.Server(), 7).String())
 	w.echoUDP(w.client, "udp6", "[::]:7000")
@@ -38,6 +39,7 @@ func TestUDPInFragments(t *testing.T) {
 
 // TestPingInFragments has ping(8) send echoes of up to 65,000 octets both ways.
 func TestPingInFragments(t *testing.T) {
+	t.Parallel()
 	w := plain(t, static("icmp", 77, 88))
 	for _, size := range []int{1452, 1453, 3000, 10000, 30000, 65000} {
 		out := w.output(w.client, "ping", "-6", "-n", "-c", "2", "-i", "0.2", "-W", "3", "-s", strconv.Itoa(size), lab.Embed(w.Server()).String())
@@ -98,6 +100,7 @@ func shuffled(src, dst netip.Addr, id uint16, datagram []byte) (packets [][]byte
 // TestFragmentsOutOfOrder sends fragments in any order, some twice, to the
 // Linux stack on the other side, in both directions.
 func TestFragmentsOutOfOrder(t *testing.T) {
+	t.Parallel()
 	w := plain(t, static("udp", 7000, 7000))
 	atServer, err := w.server.ListenPacket("udp4", netip.AddrPortFrom(w.Server(), 5000).String())
 	w.must(err)
@@ -146,6 +149,7 @@ func (w *world) receives(c net.PacketConn, data []byte) {
 // TestFragmentsOfTheHostItself: datagrams for a port of the host's, and pings
 // of its address, reach its kernel whatever their size.
 func TestFragmentsOfTheHostItself(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.echoUDP(w.nat64, "udp4", netip.AddrPortFrom(lab.Pool4, 500).String())
 	c := w.dial(w.server, "udp", 0, netip.AddrPortFrom(lab.Pool4, 500).String())
@@ -169,6 +173,7 @@ func TestFragmentsOfTheHostItself(t *testing.T) {
 // a handoff server has to be asked for. Its answers, with the first fragment in
 // them, are larger than the link and come in fragments themselves.
 func TestHandoffFragments(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.adopted()
 	w.echoUDP(w.server, "udp4", netip.AddrPortFrom(w.Server(), 7).String())

@@ -15,6 +15,7 @@ import (
 // A server that knows nothing of all this finds the client in its own packet
 // capture, in the clear, with a sentence that says what it looks at.
 func TestHandoffClientInTheClear(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	captured := w.record(w.server, "eth0")
 	f := w.plainFlows(9000, 3)
@@ -48,6 +49,7 @@ func TestHandoffClientInTheClear(t *testing.T) {
 // A server begins to speak handoff, ceases to and begins again while
 // connections go on: those from before, from during and from after.
 func TestHandoffAdoptionAndFallback(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	udp := w.observers(netip.AddrPortFrom(w.Server(), 7), 4)
 	flows := map[string]*traffic.Flows{"before": w.plainFlows(9000, 4)}
@@ -109,6 +111,7 @@ func (w *world) made(port uint16, origin string) {
 
 // A NAT64 that starts anew remembers who speaks handoff, and who is down.
 func TestHandoffServersAreRemembered(t *testing.T) {
+	t.Parallel()
 	w := build(t, lab.Options{Routers: true, Servers: 2})
 	first, second := w.Server(), w.Address("server2", "eth0")
 	w.adopted()

@@ -145,6 +145,7 @@ func attacks(e, other *eavesdropper, client, stranger netip.Addr) []attack {
 // What a server may not say changes nothing: neither from its own address nor
 // from anybody who pretends to be it.
 func TestHandoffAttacksOnNat64d(t *testing.T) {
+	t.Parallel()
 	w := routed(t)
 	w.forgeable("server2")
 	client, stranger := w.Client(), w.Address("client2", "eth0")
@@ -224,6 +225,7 @@ func garbage(e *eavesdropper, client netip.Addr) []byte {
 // Garbage in any amount leaves nat64d alive and its state as it was; each
 // datagram is counted, by nat64d or as one too many by the kernel.
 func TestHandoffGarbageToNat64d(t *testing.T) {
+	t.Parallel()
 	shorter(t, "handoff.garbage", *handoffGarbage, 10_000_000)
 	// What is idle for as long as the long form takes must not expire meanwhile.
 	w := plain(t, func(config map[string]any) { config["timeouts"] = map[string]any{"udp": "12h"} })

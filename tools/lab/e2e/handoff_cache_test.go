@@ -11,6 +11,7 @@ import (
 // All that handoff servers gave can go at any moment: connections ask for
 // their entries again and go on.
 func TestHandoffFlushUnderLoad(t *testing.T) {
+	t.Parallel()
 	w := build(t, lab.Options{Queues: 2}, func(config map[string]any) { config["workers"] = map[string]any{"count": 2} })
 	w.adopted()
 	f := w.plainFlows(9000, 16)
@@ -42,6 +43,7 @@ func TestHandoffFlushUnderLoad(t *testing.T) {
 // A cache with room for a fraction of the connections slows them down and
 // breaks none: entries that are in the way go, and are asked for again.
 func TestHandoffCachePressure(t *testing.T) {
+	t.Parallel()
 	w := plain(t, handoffSet("cache_entries", 8))
 	w.adopted()
 	f := w.plainFlows(9000, 24)
@@ -64,6 +66,7 @@ func TestHandoffCachePressure(t *testing.T) {
 // The session table is full of what handoff servers gave: it gives way to new
 // connections of others (a plain host), and nothing breaks.
 func TestHandoffEntriesGiveWay(t *testing.T) {
+	t.Parallel()
 	w := routed(t, func(config map[string]any) { config["limits"] = map[string]any{"sessions": 64} })
 	w.adopted()
 	f := w.plainFlows(9000, 8)

@@ -18,6 +18,7 @@ import (
 // not enough to look in the end, for the NAT64 tells the new instance of much
 // that the old one has lost.
 func TestHandoffNoEntryIsEverLost(t *testing.T) {
+	t.Parallel()
 	shorter(t, "handoff.crashes", *handoffCrashes, 200)
 	const perSecond = 1000
 	w := plain(t, shortTimeouts)

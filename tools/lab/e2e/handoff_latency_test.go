@@ -12,6 +12,7 @@ import (
 // entry before it is translated. The times are reported, not judged; that the
 // packets really took these ways is.
 func TestHandoffCostOfAMiss(t *testing.T) {
+	t.Parallel()
 	const n = 400
 	w := plain(t)
 	w.adopted()

@@ -27,6 +27,7 @@ var (
 // Whoever runs the server sees who its clients are: in the log, now and at any
 // time in the past.
 func TestHandoffLogAndLookup(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	h := w.adopted()
 	from := tuples([]netip.Addr{w.Client()}, 40_000, 20)
@@ -75,6 +76,7 @@ func TestHandoffLogAndLookup(t *testing.T) {
 }
 
 func TestHandoffLogAsJSON(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	h := w.Handoffd("server", built)
 	h.Args = []string{"--log-format", "json"}
@@ -106,6 +108,7 @@ func TestHandoffLogAsJSON(t *testing.T) {
 
 // The server's owner asks who it was, with real programs in play.
 func TestHandoffProgramCurl(t *testing.T) {
+	t.Parallel()
 	need(t, "curl")
 	w := plain(t)
 	h := w.adopted()
@@ -133,6 +136,7 @@ func TestHandoffProgramCurl(t *testing.T) {
 
 // A server that speaks handoff answers echo requests itself (minimal mode).
 func TestHandoffPing(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.adopted()
 	p := w.pinger(w.client, "ip6", 0)
@@ -149,6 +153,7 @@ func TestHandoffPing(t *testing.T) {
 }
 
 func TestHandoffProgramPing(t *testing.T) {
+	t.Parallel()
 	need(t, "ping")
 	w := plain(t)
 	w.adopted()
@@ -165,6 +170,7 @@ var faults = []string{"unknown_format", "cut_message", "cut_packet", "bad_packet
 // What both ends say to each other is what Wireshark's dissector understands:
 // every type of message occurs, and none is malformed.
 func TestHandoffCaptureDissected(t *testing.T) {
+	t.Parallel()
 	need(t, "tshark")
 	// Keys that rotate while the test runs make type 5 appear.
 	w := plain(t, handoffSet("key_rotation", "1s"))

@@ -27,6 +27,7 @@ func (w *world) second() *lab.Daemon {
 // Two NAT64s with addresses of their own share a server, which keeps them
 // apart: the same port of both belongs to different connections.
 func TestHandoffTwoNat64sOneServer(t *testing.T) {
+	t.Parallel()
 	w := build(t, lab.Options{Routers: true, Nat64s: 2})
 	other := w.second()
 	h := w.adopted()
@@ -77,6 +78,7 @@ func TestHandoffTwoNat64sOneServer(t *testing.T) {
 // Two servers behind one NAT64 give the same mapped port to different clients,
 // for an entry counts for one server only.
 func TestHandoffTwoServersOneMappedPort(t *testing.T) {
+	t.Parallel()
 	w := routed(t)
 	servers := []netip.Addr{w.Server(), w.Address("server2", "eth0")}
 	hosts := []lab.Host{w.server, w.Host("server2")}
@@ -113,6 +115,7 @@ func TestHandoffTwoServersOneMappedPort(t *testing.T) {
 // Each server has all ports of the NAT64's address for itself: the connections
 // to three of them are more than one address has ports.
 func TestHandoffMoreConnectionsThanPorts(t *testing.T) {
+	t.Parallel()
 	shorter(t, "handoff.connections", *handoffConnections, 60_000)
 	w := build(t, lab.Options{Routers: true, Servers: 3})
 	from := tuples(w.moreAddresses(4), 1024, *handoffConnections)

@@ -59,6 +59,7 @@ func victimOf(i int) netip.AddrPort {
 // Strangers' packets to ports that nobody has go back to whoever they claim to
 // be from, for that might be a handoff server: but fewer and smaller.
 func TestHandoffNat64dIsNoReflector(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for _, size := range []int{0, 8, 100, 600, 1200, 1472} {
 		t.Run(fmt.Sprintf("%d octets", size), func(t *testing.T) {
@@ -97,6 +98,7 @@ func TestHandoffNat64dIsNoReflector(t *testing.T) {
 // The same for handoffd: tokens that it does not know make it ask, and that
 // is less than what was sent.
 func TestHandoffdIsNoReflector(t *testing.T) {
+	t.Parallel()
 	w := routed(t)
 	w.forgeable("server2")
 	h := w.handoffd("server")

@@ -25,6 +25,7 @@ func (w *world) lose() {
 // a handoff server; also when its own memory of them is gone, because the
 // server has it.
 func TestHandoffNat64dKilled(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for workers := 1; workers <= 2; workers++ {
 		t.Run(fmt.Sprintf("%d workers", workers), func(t *testing.T) { nat64dKilled(t, workers) })
@@ -67,6 +68,7 @@ func nat64dKilled(t *testing.T, workers int) {
 // What comes first after the loss may also come from the server: then it is
 // the IPv4 packet that goes to the server, and comes back with its entry.
 func TestHandoffServerSpeaksFirstAfterTheLoss(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.adopted()
 	socket, err := w.server.ListenPacket("udp4", netip.AddrPortFrom(w.Server(), 4000).String())
@@ -104,6 +106,7 @@ func TestHandoffServerSpeaksFirstAfterTheLoss(t *testing.T) {
 // Idle connections outlive every timeout of the NAT64: it forgets them, and
 // whoever speaks first brings them back.
 func TestHandoffIdleBeyondEveryTimeout(t *testing.T) {
+	t.Parallel()
 	w := plain(t, shortTimeouts)
 	w.adopted()
 	f := w.plainFlows(9000, 4)
@@ -129,6 +132,7 @@ func TestHandoffIdleBeyondEveryTimeout(t *testing.T) {
 // Tokens whose key is long gone when somebody speaks again are no obstacle: the
 // server asks anew whether the NAT64 is who it was.
 func TestHandoffSilenceLongerThanAllKeys(t *testing.T) {
+	t.Parallel()
 	w := plain(t, shortTimeouts, handoffSet("key_rotation", "1s"))
 	w.adopted()
 	f := w.plainFlows(9000, 4)
@@ -152,6 +156,7 @@ func TestHandoffSilenceLongerThanAllKeys(t *testing.T) {
 // handoffd killed and restarted is no more than a pause for new connections,
 // and nothing at all for those that exist.
 func TestHandoffServerKilled(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	h := w.adopted()
 	f := w.plainFlows(9000, 4)
@@ -177,6 +182,7 @@ func TestHandoffServerKilled(t *testing.T) {
 
 // Both are killed at the same time: what handoffd had written is enough.
 func TestHandoffBothKilled(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	h := w.adopted()
 	f := w.plainFlows(9000, 4)

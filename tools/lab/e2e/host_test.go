@@ -11,6 +11,7 @@ import (
 // in both families, on its own address and on the pool's outside the NAT
 // ports, ping, ARP and neighbour discovery.
 func TestHostStaysReachable(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.echoTCP(w.nat64, "[::]:22") // both families
 	own6 := w.Address("nat64", lab.IPv6Interface)
@@ -65,6 +66,7 @@ func TestHostStaysReachable(t *testing.T) {
 // The first packet of a client to a next hop that the kernel has to look for
 // is not lost.
 func TestFirstPacketWaitsForTheNextHop(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.must(w.nat64.FlushNeighbours(lab.IPv4Interface))
 	w.must(w.nat64.FlushNeighbours(lab.IPv6Interface))

@@ -26,6 +26,7 @@ func (w *world) pinger(h lab.Host, network string, id int) *traffic.Pinger {
 // Linux sends echo replies without DF, so those that exceed 1280 octets as
 // IPv6 arrive in fragments (RFC 7915 §4), which the client puts together.
 func TestPingEverySize(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	p := w.pinger(w.client, "ip6", 0)
 	to := lab.Embed(w.Server())
@@ -60,6 +61,7 @@ func (w *world) expectPath(p *traffic.Pinger, to netip.Addr, exceeded icmp.Type,
 
 // A router's ICMPv4 error keeps its own address, inside the prefix.
 func TestTimeExceededTowardsIPv4(t *testing.T) {
+	t.Parallel()
 	w := routed(t)
 	w.expectPath(w.pinger(w.client, "ip6", 0), lab.Embed(w.Server()), ipv6.ICMPTypeTimeExceeded, [][]netip.Addr{
 		{w.Address("r6", "client")},
@@ -72,6 +74,7 @@ func TestTimeExceededTowardsIPv4(t *testing.T) {
 // An IPv6 router has no IPv4 address, so its errors come from that of the
 // translator (RFC 6791 §3.2), not from the client's.
 func TestTimeExceededTowardsIPv6(t *testing.T) {
+	t.Parallel()
 	w := routed(t, static("icmp", 77, 88))
 	own := []netip.Addr{lab.Nat64IPv4}
 	w.expectPath(w.pinger(w.server, "ip4", 88), lab.Pool4, ipv4.ICMPTypeTimeExceeded, [][]netip.Addr{
@@ -85,6 +88,7 @@ func TestTimeExceededTowardsIPv6(t *testing.T) {
 // Neither the client nor nat64d knows the way to an address behind r4 that
 // does not exist; r4 says so.
 func TestHostUnreachable(t *testing.T) {
+	t.Parallel()
 	w := routed(t)
 	p := w.pinger(w.client, "ip6", 0)
 	p.Wait = 10 * time.Second // r4's kernel asks for the address three times first

@@ -117,6 +117,7 @@ func (w *world) watchLink(host, ifname string) {
 
 // The judge is only worth something if it notices.
 func TestProgramTshark(t *testing.T) {
+	t.Parallel()
 	need(t, "tshark")
 	needRoot(t)
 	cases := []struct {

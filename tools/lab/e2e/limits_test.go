@@ -53,6 +53,7 @@ func (w *world) stillServed(served []net.Conn) {
 }
 
 func TestExhaustedPortsRefuseNewClientsOnly(t *testing.T) {
+	t.Parallel()
 	w := plain(t, pool4("40000-40063"))
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	k := w.startTalk(7) // takes one port
@@ -77,6 +78,7 @@ func TestExhaustedPortsRefuseNewClientsOnly(t *testing.T) {
 }
 
 func TestFullSessionTableRefusesNewSessionsOnly(t *testing.T) {
+	t.Parallel()
 	w := plain(t, func(config map[string]any) { config["limits"] = map[string]any{"sessions": 64} })
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	k := w.startTalk(7)
@@ -110,6 +112,7 @@ func TestFullSessionTableRefusesNewSessionsOnly(t *testing.T) {
 // A worker needs a queue of its own on both interfaces, so there are never
 // more workers than queues; fewer share them.
 func TestQueuesAndWorkers(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for _, tc := range []struct{ queues, workers int }{{1, 1}, {1, 2}, {2, 1}, {2, 2}, {4, 2}} {
 		t.Run(fmt.Sprintf("%d queues, %d workers", tc.queues, tc.workers), func(t *testing.T) {

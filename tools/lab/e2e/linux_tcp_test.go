@@ -84,6 +84,7 @@ const (
 // TestLinuxTCP lets two kernels' TCP say whether anything of theirs was lost
 // on the way, with either side opening the connection.
 func TestLinuxTCP(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for name, fromServer := range map[string]bool{"from the client": false, "from the server": true} {
 		t.Run(name, func(t *testing.T) {

@@ -113,6 +113,7 @@ func (w *world) refusedWith(c net.Conn, reason string) {
 // Each change bears upon the next packet, and no packet of an established flow
 // is lost through it.
 func TestSetChangesWhatPacketsMeet(t *testing.T) {
+	t.Parallel()
 	w := routed(t, withoutHandoff, static("udp", 8080, 8080))
 	k := w.startSteady(7)
 	server2 := w.Host("server2")
@@ -232,6 +233,7 @@ func (w *world) arrives(from lab.Host, to netip.AddrPort, at net.PacketConn, tex
 // A wrong value, an unknown key and one that takes a restart change nothing, and
 // each answer says what would be right.
 func TestSetRefuses(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	k := w.startSteady(7)
 	for _, tc := range []struct{ key, value, want string }{
@@ -265,6 +267,7 @@ func (w *world) ctlCode(args ...string) (string, int) {
 // A good file is applied, what was set is forgotten, static mappings come and
 // go, and what takes a restart is named. A bad one changes nothing.
 func TestReload(t *testing.T) {
+	t.Parallel()
 	w := plain(t, withoutHandoff, static("udp", 8080, 8080), static("tcp", 22, 22))
 	k := w.startSteady(7)
 	w.echoUDP(w.client, "udp6", "[::]:8080")
@@ -334,7 +337,8 @@ func TestReload(t *testing.T) {
 	w.lostNothing(k, "after SIGHUP")
 }
 
-// sd_notify(3): a reload says when it begins and when it has ended.
+// sd_notify(3): a reload says when it begins and when it has ended. Alone, as
+// it changes the environment.
 func TestReloadTellsTheServiceManager(t *testing.T) {
 	w := plain(t)
 	w.must(w.d.Stop())

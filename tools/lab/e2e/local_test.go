@@ -21,6 +21,7 @@ func localTraffic(c map[string]any) { c["local_traffic"] = true }
 // The box is a client of its own NAT64: every protocol, every size, the path
 // MTU, and all that while another client uses it.
 func TestLocalTraffic(t *testing.T) {
+	t.Parallel()
 	w := build(t, lab.Options{Routers: true, MTU4: 1400, FullMSS: true}, localTraffic)
 	web := w.web()
 	w.echoUDP(w.server, "udp4", netip.AddrPortFrom(w.Server(), 7).String())
@@ -82,6 +83,7 @@ func (w *world) setAddress6(p netip.Prefix, add bool) {
 // A box with a global address uses it, one without uses the device's own; what
 // it has may change at any time. Sessions outlive the death of nat64d.
 func TestLocalTrafficSourceAddress(t *testing.T) {
+	t.Parallel()
 	w := plain(t, localTraffic)
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	own := netip.PrefixFrom(w.Address("nat64", lab.IPv6Interface), 64)
@@ -116,6 +118,7 @@ func TestLocalTrafficSourceAddress(t *testing.T) {
 
 // The device follows the MTU of the IPv4 link.
 func TestLocalTrafficFollowsMTU(t *testing.T) {
+	t.Parallel()
 	w := plain(t, localTraffic)
 	for _, mtu := range []int{1500, 1300, 1500} {
 		w.must(w.nat64.SetMTU(lab.IPv4Interface, mtu))
@@ -146,6 +149,7 @@ func TestLocalTrafficFollowsMTU(t *testing.T) {
 
 // The host's own packets reach several workers through a queue for each.
 func TestLocalTrafficOfTwoWorkers(t *testing.T) {
+	t.Parallel()
 	w := build(t, lab.Options{Queues: 2}, localTraffic, func(c map[string]any) { c["workers"] = map[string]any{"count": 2} })
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	ports := map[netip.AddrPort]bool{}
@@ -166,6 +170,7 @@ func TestLocalTrafficOfTwoWorkers(t *testing.T) {
 // What the host sends while nat64d does not look is counted where the queue of
 // the device ends, and nothing is lost without a count.
 func TestLostPacketsOfTheHost(t *testing.T) {
+	t.Parallel()
 	w := plain(t, localTraffic)
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	c := w.dial(w.nat64, "udp6", 0, w.embedded(7))

@@ -30,8 +30,21 @@ var labs atomic.Int32
 // labPrefix begins the names of all labs of these tests.
 const labPrefix = "e2e-"
 
+// testsAtOnce is how many tests run side by side when -parallel does not say.
+// Each has namespaces of its own and waits for packets and timers most of the
+// time, so it is more than there are processors.
+const testsAtOnce = "4"
+
 func TestMain(m *testing.M) {
 	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		if err := flag.Set("test.parallel", testsAtOnce); err != nil {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			os.Exit(1)
+		}
+	}
 	os.Exit(runAll(m))
 }
 

@@ -79,6 +79,7 @@ func readMark(c *net.UDPConn) (m mark, from netip.AddrPort, err error) {
 // Every DSCP with every ECN codepoint arrives as it was sent, and the hop
 // limit one less (RFC 7915 §4.1, §5.1), in both directions.
 func TestMarksArrive(t *testing.T) {
+	t.Parallel()
 	w := judged(t, lab.Options{}, static("udp", 5000, 5000))
 	at := netip.AddrPortFrom(w.Server(), 5000)
 	ends := map[string]*net.UDPConn{

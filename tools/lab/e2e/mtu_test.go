@@ -24,6 +24,7 @@ import (
 // has to find out that the link there carries 1400: r4's Fragmentation Needed
 // reaches it as a Packet Too Big with 20 octets more (RFC 7915 §4.2).
 func TestPathMTUOverSmallIPv4Link(t *testing.T) {
+	t.Parallel()
 	w := build(t, lab.Options{Routers: true, MTU4: 1400, FullMSS: true})
 	seen := w.watch("client")
 	web := w.web()
@@ -42,6 +43,7 @@ func TestPathMTUOverSmallIPv4Link(t *testing.T) {
 // The same from the other side: r6's Packet Too Big reaches the server as a
 // Fragmentation Needed with 20 octets less.
 func TestPathMTUOverSmallIPv6Link(t *testing.T) {
+	t.Parallel()
 	w := build(t, lab.Options{Routers: true, MTU6: 1400, FullMSS: true})
 	seen := w.watch("server")
 	web := w.web()
@@ -57,6 +59,7 @@ func TestPathMTUOverSmallIPv6Link(t *testing.T) {
 // A datagram that may not be fragmented and is too big, and the MTU that the
 // sender's kernel learns from the answer.
 func TestPathMTUOfUDP(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for name, tc := range map[string]struct {
 		options lab.Options

@@ -75,6 +75,7 @@ func (w *world) answerTo(h lab.Host, network string, to netip.Addr, number int, 
 // What cannot be translated is refused at once and with the right ICMP error
 // (RFC 6146 §3.4), so that no stack waits for an answer.
 func TestOtherProtocolsAreRefused(t *testing.T) {
+	t.Parallel()
 	w := judged(t, lab.Options{}, withoutHandoff)
 	for _, p := range otherProtocols {
 		kind, code, err := w.answerTo(w.client, "ip6", lab.Embed(w.Server()), p.number, p.packet)
@@ -98,6 +99,7 @@ func TestOtherProtocolsAreRefused(t *testing.T) {
 
 // A protocol of the kernel's own, whose sockets say what the error meant.
 func TestKernelUnderstandsTheRefusal(t *testing.T) {
+	t.Parallel()
 	w := judged(t, lab.Options{}, withoutHandoff)
 	for _, from := range []string{"client", "server"} {
 		err := w.sendLite(from)

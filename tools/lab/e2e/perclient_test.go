@@ -18,6 +18,7 @@ import (
 // goes on, and so does another client. A restart forgets nothing of that, and
 // a limit can be changed at any time.
 func TestLimitsOfOneClient(t *testing.T) {
+	t.Parallel()
 	w := routed(t, withoutHandoff, func(config map[string]any) {
 		config["limits"] = map[string]any{"ports_per_client": 16, "sessions_per_client": 40}
 	})
@@ -80,6 +81,7 @@ func (w *world) blocks() map[block]bool {
 // Clients get their ports in blocks, and the log says who has which, from the
 // first to the last mapping and over a kill.
 func TestPortBlocksAndTheirLog(t *testing.T) {
+	t.Parallel()
 	w := routed(t, withoutHandoff, pool4("40000-41999"), func(config map[string]any) {
 		config["port_blocks"] = map[string]any{"size": 64, "grace": "1s"}
 	})
@@ -139,6 +141,7 @@ next:
 
 // Every session makes two lines, and their fields fit what the server sees.
 func TestSessionLogIsComplete(t *testing.T) {
+	t.Parallel()
 	w := plain(t, withoutHandoff, func(config map[string]any) { config["log"] = map[string]any{"sessions": true} })
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 9000).String())
 	c := w.dial(w.client, "udp", 49_999, w.embedded(9000))
@@ -173,6 +176,7 @@ func TestSessionLogIsComplete(t *testing.T) {
 // A collector behind a real interface receives what an independent decoder reads
 // as NAT events.
 func TestIPFIXCollectorReceives(t *testing.T) {
+	t.Parallel()
 	need(t, "tshark")
 	const at = "198.51.100.10:4739" // the server
 	w := routed(t, withoutHandoff, func(config map[string]any) {

@@ -12,6 +12,7 @@ import (
 // ping in both directions, from nothing to what takes many fragments, and as
 // fast as answers come.
 func TestProgramPingSizes(t *testing.T) {
+	t.Parallel()
 	need(t, "ping")
 	w := judged(t, lab.Options{}, static("icmp", 77, 88))
 	server := lab.Embed(w.Server()).String()
@@ -47,6 +48,7 @@ func traceable(first, last int) func(map[string]any) {
 // pool's address: towards IPv4 the client has no other. r6 has no IPv4 address,
 // and answers from one of the translator's (RFC 6791 §3.2).
 func TestProgramTracerouteFromIPv4(t *testing.T) {
+	t.Parallel()
 	need(t, "traceroute")
 	w := judged(t, lab.Options{Routers: true}, traceable(33434, 33450), static("icmp", 99, 99), static("tcp", 80, 80))
 	w.echoTCP(w.client, "[::]:80")
@@ -80,6 +82,7 @@ func hopsIn(out string) (hops []string) {
 // tracepath finds the path MTU with a smaller link behind either router: 20
 // octets more on the IPv6 side, but never less than 1280 (RFC 7915 §4.2, §5.2).
 func TestProgramTracepath(t *testing.T) {
+	t.Parallel()
 	need(t, "tracepath")
 	w := judged(t, lab.Options{Routers: true}, traceable(44444, 44470))
 	// Hosts remember a path's MTU: each step is smaller than the one before.

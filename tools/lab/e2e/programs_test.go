@@ -33,6 +33,7 @@ func (w *world) output(h lab.Host, program string, args ...string) string {
 }
 
 func TestProgramPing(t *testing.T) {
+	t.Parallel()
 	need(t, "ping")
 	w := plain(t)
 	out := w.output(w.client, "ping", "-6", "-c", "5", "-i", "0.1", "-s", "1400", lab.Embed(w.Server()).String())
@@ -42,6 +43,7 @@ func TestProgramPing(t *testing.T) {
 }
 
 func TestProgramTraceroute(t *testing.T) {
+	t.Parallel()
 	need(t, "traceroute")
 	w := judged(t, lab.Options{Routers: true})
 	for _, method := range []string{"-U", "-I", "-T"} { // UDP, ICMP, TCP
@@ -55,6 +57,7 @@ func TestProgramTraceroute(t *testing.T) {
 }
 
 func TestProgramCurl(t *testing.T) {
+	t.Parallel()
 	need(t, "curl")
 	w := plain(t)
 	url := "http://" + w.web() + "/octets?n=5000000"
@@ -65,6 +68,7 @@ func TestProgramCurl(t *testing.T) {
 }
 
 func TestProgramIperf3(t *testing.T) {
+	t.Parallel()
 	need(t, "iperf3")
 	w := judged(t, lab.Options{}, static("tcp", 5201, 5201), static("udp", 5201, 5201))
 	w.iperf3(w.server, w.Server(), w.client, lab.Embed(w.Server()))

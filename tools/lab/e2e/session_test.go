@@ -23,6 +23,7 @@ func timeouts(of map[string]any) func(map[string]any) {
 // Linux is told of nobody behind a port after TCP_INCOMING_SYN, not earlier
 // (RFC 6146 §3.5.2.2, RFC 5382 REQ-4).
 func TestUnsolicitedSYNIsAnsweredLate(t *testing.T) {
+	t.Parallel()
 	w := plain(t, withoutHandoff, timeouts(map[string]any{"tcp_incoming_syn": "2s"}))
 	w.echoTCP(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	k := w.dial(w.client, "tcp", 0, w.embedded(7)) // the captures shall hold some traffic
@@ -46,6 +47,7 @@ func TestUnsolicitedSYNIsAnsweredLate(t *testing.T) {
 // Two ends open the connection at the same time: the server's SYN waits in the
 // NAT64 for the client's, then Linux completes the simultaneous open.
 func TestSimultaneousOpenOfLinuxHosts(t *testing.T) {
+	t.Parallel()
 	w := plain(t, withoutHandoff, pool4("40000"))
 	type dialled struct {
 		c   net.Conn
@@ -97,6 +99,7 @@ func (w *world) inState(state string) (s lab.Session) {
 
 // An idle connection outlives tcp_established, because its ends answer probes.
 func TestProbeKeepsAnIdleConnection(t *testing.T) {
+	t.Parallel()
 	w := plain(t, withoutHandoff, timeouts(map[string]any{"tcp_established": "2s", "tcp_transitory": "3s"}))
 	peers := w.echoTCP(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	c := w.dial(w.client, "tcp", 0, w.embedded(7))
@@ -121,6 +124,7 @@ func TestProbeKeepsAnIdleConnection(t *testing.T) {
 // A connection that its client has forgotten is removed: nobody answers the
 // probe but with a reset.
 func TestDeadConnectionIsRemoved(t *testing.T) {
+	t.Parallel()
 	w := plain(t, withoutHandoff, timeouts(map[string]any{"tcp_established": "2s", "tcp_transitory": "2s"}))
 	w.echoTCP(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	c := w.dial(w.client, "tcp", 0, w.embedded(7))
@@ -148,6 +152,7 @@ func TestDeadConnectionIsRemoved(t *testing.T) {
 // Hairpinned TCP to a client behind a small link: the NAT64 tells the sender,
 // which finds the path MTU.
 func TestHairpinSmallLink(t *testing.T) {
+	t.Parallel()
 	const mtu = 1300
 	w := routed(t, withoutHandoff, static("tcp", 8080, 80), func(config map[string]any) { config["tcp_mss_clamp"] = "off" })
 	web, err := traffic.ServeWeb(w.client, "[::]:8080")

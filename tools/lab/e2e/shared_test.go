@@ -30,6 +30,7 @@ func shared(c map[string]any) {
 // client uses the NAT64 on the same address. The kernel checks reverse paths
 // strictly, as many distributions have it do.
 func TestSharedAddress(t *testing.T) {
+	t.Parallel()
 	w := arranged(t, lab.Options{Routers: true, MTU4: 1400, FullMSS: true}, func(w *world) {
 		w.must(w.nat64.SetSysctl("ipv4/conf/all/rp_filter", "1"))
 	}, shared)

@@ -45,6 +45,7 @@ func (w *world) reachable(tcpPort, udpPort uint16) {
 }
 
 func TestStaticBIBReachedFromIPv4(t *testing.T) {
+	t.Parallel()
 	// One mapping inside the range of ports, one below it.
 	w := plain(t, static("tcp", 8080, 80), static("udp", 5353, 2000), static("icmp", 77, 88))
 	w.echoTCP(w.client, "[::]:8080")
@@ -72,6 +73,7 @@ func TestStaticBIBReachedFromIPv4(t *testing.T) {
 }
 
 func TestBIBAddAndRemoveAtRunTime(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.echoTCP(w.client, "[::]:8080")
 	w.echoUDP(w.client, "udp6", "[::]:8080")
@@ -109,6 +111,7 @@ func TestBIBAddAndRemoveAtRunTime(t *testing.T) {
 // Two clients of the translator reach each other by way of the pool's address
 // (RFC 6146 §3.8).
 func TestHairpin(t *testing.T) {
+	t.Parallel()
 	w := routed(t, static("tcp", 8080, 80), static("udp", 8080, 80))
 	w.echoTCP(w.client, "[::]:8080")
 	w.echoUDP(w.client, "udp6", "[::]:8080")

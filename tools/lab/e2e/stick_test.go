@@ -72,6 +72,7 @@ func oneInterface(name string) func(map[string]any) {
 // Both sides are one interface. Everything works as with two: each protocol,
 // both directions, the path MTU of a link behind it, the box's own traffic.
 func TestOneInterface(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"native", "generic"} {
 		t.Run(mode, func(t *testing.T) {
 			needRoot(t)
@@ -123,6 +124,7 @@ func (w *world) everyProtocol() {
 // Sessions that open on any queue, from either side, and answers that arrive on
 // another (beside TestQueuesAndWorkers, whose flows all come from clients).
 func TestSessionsFromBothSidesOverQueues(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for _, tc := range []struct{ queues, workers int }{{2, 1}, {2, 2}, {4, 2}, {4, 4}} {
 		t.Run(fmt.Sprintf("queues=%d,workers=%d", tc.queues, tc.workers), func(t *testing.T) {

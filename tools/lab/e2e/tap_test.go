@@ -57,6 +57,7 @@ func (w *world) interrupt(b *background) string {
 // A trace shows a ping there and back, and a dropped packet with its reason; a
 // capture the same packets, octet by octet as tshark reads them.
 func TestTraceAndCapture(t *testing.T) {
+	t.Parallel()
 	w := plain(t, withoutHandoff)
 	need(t, "tshark")
 	p := w.pinger(w.client, "ip6", 77)

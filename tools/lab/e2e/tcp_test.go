@@ -31,6 +31,7 @@ func (w *world) web() string {
 }
 
 func TestTCPSmallTransfers(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	web := w.web()
 	for _, n := range []int64{0, 1, 1000, 1439, 1440, 1441, 100_000} {
@@ -49,6 +50,7 @@ func TestTCPSmallTransfers(t *testing.T) {
 const gigabyte = 1 << 30
 
 func TestTCPGigabyteDownload(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	got, err := traffic.Download(w.ctx, w.client, w.web(), gigabyte)
 	w.must(err)
@@ -59,6 +61,7 @@ func TestTCPGigabyteDownload(t *testing.T) {
 }
 
 func TestTCPGigabyteUpload(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	got, err := traffic.Upload(w.ctx, w.client, w.web(), gigabyte)
 	w.must(err)
@@ -114,6 +117,7 @@ func say(ctx context.Context, c net.Conn, line string) error {
 }
 
 func TestThousandParallelConnections(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.echoTCP(w.server, netip.AddrPortFrom(w.Server(), 7).String())
 	const n = 1000
@@ -156,6 +160,7 @@ func TestThousandParallelConnections(t *testing.T) {
 // Simultaneous halves: each side closes its direction at another time, and
 // nothing of the other direction is lost.
 func TestTCPHalfClose(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	l, err := w.server.Listen("tcp", netip.AddrPortFrom(w.Server(), 9000).String())
 	w.must(err)
@@ -197,6 +202,7 @@ func answerAfterEOF(l net.Listener, question, answer []byte) error {
 
 // A port where nobody listens answers with a reset, which must come through.
 func TestTCPRefused(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	c, err := w.client.DialContext(w.ctx, "tcp", w.embedded(81))
 	if err == nil {

@@ -63,6 +63,7 @@ var sent4 = regexp.MustCompile(`IPv4 +\S+ ?\S* +\S+ ?\S* +([0-9.]+) (k?)pkt/s`)
 // The rates in top are those of the traffic; it draws anew when the terminal
 // changes its size, and q leaves the terminal as it was.
 func TestTop(t *testing.T) {
+	t.Parallel()
 	w := plain(t, withoutHandoff)
 	w.echoUDP(w.server, "udp4", netip.AddrPortFrom(w.Server(), 7).String())
 	c := w.dial(w.client, "udp", 0, w.embedded(7))

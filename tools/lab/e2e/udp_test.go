@@ -53,6 +53,7 @@ func (w *world) echoUDP(h lab.Host, network, address string) {
 }
 
 func TestUDPEverySize(t *testing.T) {
+	t.Parallel()
 	w := plain(t)
 	w.echoUDP(w.server, "udp4", netip.AddrPortFrom(w.Server(), 7).String())
 	c := w.dial(w.client, "udp", 0, w.embedded(7))
@@ -95,6 +96,7 @@ func (w *world) observed(c net.Conn) netip.AddrPort {
 }
 
 func TestTwoClientsWithTheSameSourcePort(t *testing.T) {
+	t.Parallel()
 	w := routed(t)
 	server := netip.AddrPortFrom(w.Server(), 7).String()
 	w.observer(w.server, server)
@@ -137,6 +139,7 @@ func TestTwoClientsWithTheSameSourcePort(t *testing.T) {
 
 // RFC 4787 REQ-1: one mapping for all that a client's port talks to.
 func TestEndpointIndependentMapping(t *testing.T) {
+	t.Parallel()
 	w := routed(t)
 	server2 := w.Address("server2", "eth0")
 	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
@@ -157,6 +160,7 @@ func TestEndpointIndependentMapping(t *testing.T) {
 }
 
 func TestUDPPortUnreachable(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for name, tc := range map[string]struct{ from string }{
 		"the server's error reaches the client": {from: "client"},

@@ -114,6 +114,7 @@ func onMacvlan(w *world) {
 
 // The two sides are interfaces on top of others.
 func TestStackedInterfaces(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for name, arrange := range map[string]func(*world){"VLANs of a trunk": onATrunk, "macvlan": onMacvlan} {
 		t.Run(name, func(t *testing.T) {
@@ -143,6 +144,7 @@ var tagMark = []byte("this frame has a VLAN tag")
 // Frames with a tag on an attached interface are other networks'. Whatever is
 // in them, priority tags (VLAN 0) included, they are the kernel's.
 func TestTaggedFramesStayWithTheKernel(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	for _, mode := range []string{"native", "generic"} {
 		t.Run(mode, func(t *testing.T) {
@@ -309,6 +311,7 @@ func (w *world) tagAtEgress(host string, id int) {
 // for the NAT64's (docs/operations.md, "VLANs"). This holds the handbook to
 // what the kernel does, and to the remedy.
 func TestTagBesideThePacket(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	const sent = 20
 	for _, mode := range []string{"native", "generic"} {

@@ -75,6 +75,7 @@ func answerWeb(rw http.ResponseWriter, r *http.Request) {
 // curl speaks HTTP/1.1 and HTTP/2 over TLS, from the client to the server and
 // from the server to the client, down, up, and several at once.
 func TestProgramCurlVersions(t *testing.T) {
+	t.Parallel()
 	need(t, "curl")
 	w := judged(t, lab.Options{}, static("tcp", 443, 443))
 	body := filepath.Join(t.TempDir(), "body")
