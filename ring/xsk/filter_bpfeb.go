@@ -21,7 +21,7 @@ type filterConfig struct {
 	Mac         [6]uint8
 	ControlPort uint16
 	Exclusive   uint8
-	Pad         uint8
+	AllIp       uint8
 	Protocols   [32]uint8
 	Pool6       [16]struct {
 		_    structs.HostLayout

@@ -126,6 +126,25 @@ func ipv6Cases() []verdictCase {
 	}
 }
 
+// TestAllIP: what a forwarder gets, whatever the rest of the configuration and
+// the side say.
+func TestAllIP(t *testing.T) {
+	f := loadForTest(t, FilterConfig{AllIP: true}, false, false, true)
+	elsewhere := ipv6Frame("2001:db9::1", nil)
+	elsewhere[5] ^= 1
+	for _, c := range []verdictCase{
+		{"IPv6", ipv6Frame("2001:db9::1", nil), true},
+		{"IPv4", ipv4Packet{src: host, dst: "198.51.100.250", proto: 47}.frame(), true},
+		{"IPv4, nothing of it", ethernet(testMAC, 0x0800, nil), true},
+		{"ARP", ethernet(testMAC, 0x0806, make([]byte, 46)), false},
+		{"to another station", elsewhere, false},
+	} {
+		if got := run(t, f, c.frame); got != c.ours {
+			t.Errorf("%s: ours = %v, want %v", c.name, got, c.ours)
+		}
+	}
+}
+
 func ipv4Cases() []verdictCase {
 	v4 := func(proto byte, payload []byte) ipv4Packet {
 		return ipv4Packet{src: host, dst: pool, proto: proto, payload: payload}

@@ -53,6 +53,11 @@ type FilterConfig struct {
 	// ControlPort (0: none) and for the KernelProtocols.
 	Exclusive   bool
 	ControlPort uint16
+
+	// AllIP makes every IPv4 and IPv6 packet to the station ours, neighbour
+	// discovery included, and the rest of this without effect: for generators
+	// and forwarders, which own their interfaces.
+	AllIP bool
 }
 
 // portSet has one bit per port: a set bit is the translator's.
@@ -151,6 +156,9 @@ func (c *FilterConfig) settings(mac [6]byte, serve6, serve4 bool) filterConfig {
 	}
 	if serve4 {
 		out.ServeIpv4 = 1
+	}
+	if c.AllIP {
+		out.AllIp = 1
 	}
 	if c.OtherProtocols || c.Exclusive {
 		out.Protocols = c.protocols()

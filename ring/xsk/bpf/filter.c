@@ -15,6 +15,8 @@
 //            with exclusive pools: all but what exclusive_ours says -> socket
 //   all else                                                      -> kernel
 //
+// With all_ip, for programs that measure, every IP packet to this station -> socket.
+//
 // Only the first fragment of a datagram shows whose it is, and it may come
 // last. So the worker gets them all, and gives the host's back to the kernel.
 //
@@ -107,7 +109,7 @@ struct config {
 	__u8 mac[6];     // frames to other addresses are not even the host's
 	__be16 control_port; // UDP port of the host's on exclusive pool4 addresses; 0: none
 	__u8 exclusive;      // all else that is sent to a pool4 address is ours
-	__u8 pad;
+	__u8 all_ip;         // every IP packet to this station is ours
 	__u8 protocols[32]; // one bit for each protocol without ports: ours, not the host's
 	struct prefix6 pool6[POOL6_MAX];
 };
@@ -419,7 +421,9 @@ int handoff64_xdp(struct xdp_md *ctx)
 	const struct config *cfg = bpf_map_lookup_elem(&settings, &zero);
 	if (!cfg || !to_this_host(cfg, eth))
 		return XDP_PASS;
-	if (eth->type == bpf_htons(ETH_IPV6) && cfg->serve_ipv6) {
+	if (cfg->all_ip) {
+		ours = eth->type == bpf_htons(ETH_IPV6) || eth->type == bpf_htons(ETH_IPV4);
+	} else if (eth->type == bpf_htons(ETH_IPV6) && cfg->serve_ipv6) {
 		const struct ipv6 *ip = data + ETH_LEN;
 		if ((const void *)(ip + 1) > data_end || *(const __u8 *)ip >> 4 != 6)
 			return XDP_PASS;
