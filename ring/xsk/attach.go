@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// programName is the filter's name in the kernel. A program of this name on an
+// ProgramName is the filter's name in the kernel. A program of this name on an
 // interface that no process holds is the left-over of a killed one.
-const programName = filterProgHandoff64Xdp
+const ProgramName = filterProgHandoff64Xdp
 
 // Values of IFLA_XDP_ATTACHED (linux/if_link.h).
 const (
@@ -61,7 +61,7 @@ func findLeftOver(l *link, stateDir string) (*attached, error) {
 	case a.id != 0 && a.id == notedProgram(l, stateDir):
 	case err != nil:
 		return nil, fmt.Errorf("xsk: interface %q carries XDP program %d, and whose it is needs CAP_SYS_ADMIN to know; %s: %w", l.name, a.id, remedy, err)
-	case name != programName:
+	case name != ProgramName:
 		return nil, fmt.Errorf("xsk: interface %q carries the XDP program %q (id %d) of somebody else; %s", l.name, name, a.id, remedy)
 	}
 	return a, nil

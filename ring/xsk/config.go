@@ -8,6 +8,8 @@ import (
 	"math/bits"
 	"os"
 
+	"github.com/asavie/xdp"
+
 	"handoff64/ring"
 )
 
@@ -42,6 +44,13 @@ type Config struct {
 	BusyPoll       Switch // Auto: with zero copy; copied packets pass no driver loop of ours
 
 	Filter FilterConfig
+
+	// Program, if not nil, makes the XDP program that takes the filter's place;
+	// Filter is then without effect, and SetFilter and its like must not be
+	// called. It is asked for a program whose maps have room for so many queues
+	// and whose name is ProgramName, so that the next instance recognises what a
+	// killed one left behind. Close closes the program and its maps.
+	Program func(queues int) (*xdp.Program, error)
 
 	// StateDir is where the number of the attached program is noted, so that a
 	// successor without CAP_SYS_ADMIN recognises what a killed instance left
@@ -96,7 +105,7 @@ func (c Config) validate() error {
 	if c.ZeroCopy == On && c.Mode == ModeGeneric {
 		bad("zero copy needs native mode, the mode is generic")
 	}
-	if err := c.Filter.validate(); err != nil {
+	if err := c.Filter.validate(); err != nil && c.Program == nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

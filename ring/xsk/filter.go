@@ -13,8 +13,9 @@ import (
 // carries what every AF_XDP program has (the program, its sockets, its queues),
 // the other maps are ours. Not safe for concurrent use: Device serialises.
 type filter struct {
-	xdp  *xdp.Program
-	maps filterMaps
+	xdp     *xdp.Program
+	maps    filterMaps
+	foreign bool // xdp comes from Config.Program, and maps is empty
 
 	mac            [6]byte
 	serve6, serve4 bool
@@ -188,6 +189,9 @@ func (f *filter) removeStatic(s Static) error {
 
 // close frees program and maps; an attached program stays with its interface.
 func (f *filter) close() error {
+	if f.foreign {
+		return f.xdp.Close()
+	}
 	// xdp.Program.Close would do half of this, naming maps that are not these.
 	return errors.Join(f.xdp.Program.Close(), f.maps.Close())
 }

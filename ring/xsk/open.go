@@ -92,8 +92,7 @@ func (d *Device) attachSide(s *side) error {
 	if err != nil {
 		return err
 	}
-	s.filter, err = loadFilterProgram(d.cfg.Filter, s.link.rxQueues, s.link.mac, s == d.v6, s == d.v4)
-	if err != nil {
+	if s.filter, err = d.loadProgram(s); err != nil {
 		return err
 	}
 	if left != nil {
@@ -106,6 +105,18 @@ func (d *Device) attachSide(s *side) error {
 		}
 	}
 	return d.attachFresh(s)
+}
+
+// loadProgram loads the filter of one side, or what Config.Program makes.
+func (d *Device) loadProgram(s *side) (*filter, error) {
+	if d.cfg.Program == nil {
+		return loadFilterProgram(d.cfg.Filter, s.link.rxQueues, s.link.mac, s == d.v6, s == d.v4)
+	}
+	p, err := d.cfg.Program(s.link.rxQueues)
+	if err != nil {
+		return nil, fmt.Errorf("xsk: program for %q: %w", s.link.name, err)
+	}
+	return &filter{xdp: p, foreign: true}, nil
 }
 
 // attachFresh attaches the filter to an interface without a program.
