@@ -69,7 +69,7 @@ func showEntries(p *program, c *command, args []string) (err error) {
 	out := bufio.NewWriter(p.stdout)
 	line := func(r *server.Row) error {
 		_, err := fmt.Fprintf(out, "%-21v %-47v %-15v %v %s\n",
-			netip.AddrPortFrom(r.NAT64, r.MappedPort), netip.AddrPortFrom(r.Client, r.ClientPort), r.Server, r.Prefix,
+			netip.AddrPortFrom(r.Address, r.MappedPort), netip.AddrPortFrom(r.Client, r.ClientPort), r.Server, r.Prefix,
 			r.Created.Format(server.TimeLayout))
 		return err
 	}

@@ -2,7 +2,7 @@ package server
 
 import "encoding/binary"
 
-// bucket is one of the store's four tables of keys and values.
+// bucket is one of the store's tables of keys and values.
 type bucket uint8
 
 const (
@@ -10,11 +10,12 @@ const (
 	bucketChannels
 	bucketClients
 	bucketEntries
+	bucketLeases
 	numBuckets
 )
 
 // bucketNames is read only.
-var bucketNames = [numBuckets][]byte{[]byte("meta"), []byte("channels"), []byte("clients"), []byte("entries")}
+var bucketNames = [numBuckets][]byte{[]byte("meta"), []byte("channels"), []byte("clients"), []byte("entries"), []byte("leases")}
 
 // record is one change of the store; key and value lie in changes.data.
 type record struct {
@@ -42,8 +43,9 @@ func (ch *changes) empty() bool { return len(ch.records) == 0 && len(ch.events) 
 //	channels  own 4, NAT64 4      → port 2, known as 4, token
 //	clients   id 8                → own 4, NAT64 4, address 16, authenticator
 //	entries   id 8                → client's id 8, created 8, prefix 12, mapped port 2, client port 2
+//	leases    id 8                → client's id 8, created 8, prefix 12, address 4, protocol 1
 //
-// Clients and entries have ever growing numbers as keys, so that what is new is
+// Clients, entries and leases have ever growing numbers as keys, so that what is new is
 // written at the end of the tree: a burst of a thousand new entries dirties a
 // few pages, where keys made of addresses and ports would dirty a thousand.
 // Nothing is ever looked up on disk.
@@ -52,6 +54,7 @@ const (
 	channelValueLen = 6 // and the token
 	clientValueLen  = 24
 	entryValueLen   = 32
+	leaseValueLen   = 33
 )
 
 func (ch *changes) begin(b bucket) {
@@ -97,8 +100,20 @@ func (ch *changes) putEntry(c *channel, i uint32) {
 	ch.end()
 }
 
+func (ch *changes) putLease(l *lease) {
+	ch.begin(bucketLeases)
+	ch.data = binary.BigEndian.AppendUint64(ch.data, l.id)
+	ch.endKey()
+	ch.data = binary.BigEndian.AppendUint64(ch.data, l.channel.clients[l.client].id)
+	ch.data = binary.BigEndian.AppendUint64(ch.data, uint64(l.created))
+	ch.data = append(ch.data, l.channel.prefixes[l.prefix][:]...)
+	ch.data = append(append(ch.data, l.address[:]...), l.protocol)
+	ch.end()
+}
+
 func (ch *changes) deleteClient(id uint64) { ch.delete(bucketClients, id) }
 func (ch *changes) deleteEntry(id uint64)  { ch.delete(bucketEntries, id) }
+func (ch *changes) deleteLease(id uint64)  { ch.delete(bucketLeases, id) }
 
 func (ch *changes) delete(b bucket, id uint64) {
 	ch.begin(b)
@@ -117,7 +132,15 @@ func (ch *changes) initialized(now int64, c *channel) {
 func (ch *changes) event(kind EventKind, now int64, c *channel, i uint32) {
 	e := &c.entries[i]
 	ch.events = append(ch.events, Event{
-		Time: now, Kind: kind, NAT64: c.key.nat64, Server: c.key.own,
+		Time: now, Kind: kind, NAT64: c.key.nat64, Address: c.key.nat64, Server: c.key.own,
 		MappedPort: e.mapped, Client: c.clients[e.client].addr, ClientPort: e.clientPort,
+	})
+}
+
+// leaseEvent is event for a lease.
+func (ch *changes) leaseEvent(kind EventKind, now int64, l *lease) {
+	ch.events = append(ch.events, Event{
+		Time: now, Kind: kind, NAT64: l.channel.key.nat64, Address: l.address, Server: l.channel.key.own,
+		MappedPort: uint16(l.protocol), Client: l.channel.clients[l.client].addr, ClientPort: uint16(l.protocol),
 	})
 }

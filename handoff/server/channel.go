@@ -14,12 +14,12 @@ type entry struct {
 	mapped     uint16
 }
 
-// client is an IPv6 host with at least one entry. Owned by its channel.
+// client is an IPv6 host with at least one entry or lease. Owned by its channel.
 type client struct {
 	id      uint64 // its key in the store
 	addr    addr6
 	auth    []byte // the newest authenticator (type 6)
-	entries uint32
+	entries uint32 // and leases
 }
 
 // tupleIndex is a tuple with the indices of its client and prefix.
@@ -48,6 +48,7 @@ type channel struct {
 	byTuple     map[tupleIndex]uint32
 	prefixes    []prefix96
 	ports       portIndex
+	leases      leases
 
 	// exhausted is the view of the local sockets in which every entry was live.
 	exhausted uint64
@@ -56,6 +57,7 @@ type channel struct {
 func newChannel(k channelKey) *channel {
 	return &channel{
 		key: k, entries: make([]entry, 1), clientIndex: map[addr6]uint32{}, byTuple: map[tupleIndex]uint32{},
+		leases: newLeases(),
 	}
 }
 
@@ -126,14 +128,19 @@ func (c *channel) displace(i uint32) (clientGone bool) {
 	c.entries[i] = entry{}
 	c.freeEntries = append(c.freeEntries, i)
 
-	gone := &c.clients[e.client]
+	return c.leave(e.client)
+}
+
+// leave takes one entry or lease from a client and says whether it was the last.
+func (c *channel) leave(i uint32) (clientGone bool) {
+	gone := &c.clients[i]
 	gone.entries--
 	if gone.entries > 0 {
 		return false
 	}
 	delete(c.clientIndex, gone.addr)
-	c.clients[e.client] = client{}
-	c.freeClients = append(c.freeClients, e.client)
+	c.clients[i] = client{}
+	c.freeClients = append(c.freeClients, i)
 	return true
 }
 

@@ -20,7 +20,7 @@ import (
 // lets one process at a time have the table. It runs its own goroutines.
 //
 //	GET /status                        Status
-//	GET /entries?nat64=A&mapped_port=N one Row a line
+//	GET /entries?nat64=A&address=A&mapped_port=N one Row a line
 type control struct {
 	s    *Server
 	http http.Server
@@ -114,6 +114,9 @@ func (f *Filter) values() url.Values {
 	if f.NAT64.IsValid() {
 		v.Set("nat64", f.NAT64.String())
 	}
+	if f.Address.IsValid() {
+		v.Set("address", f.Address.String())
+	}
 	if f.MappedPort != 0 {
 		v.Set("mapped_port", strconv.Itoa(int(f.MappedPort)))
 	}
@@ -124,6 +127,11 @@ func parseFilter(v url.Values) (f Filter, err error) {
 	if a := v.Get("nat64"); a != "" {
 		if f.NAT64, err = netip.ParseAddr(a); err != nil {
 			return f, fmt.Errorf("nat64: %w", err)
+		}
+	}
+	if a := v.Get("address"); a != "" {
+		if f.Address, err = netip.ParseAddr(a); err != nil {
+			return f, fmt.Errorf("address: %w", err)
 		}
 	}
 	if p := v.Get("mapped_port"); p != "" {

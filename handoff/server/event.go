@@ -25,12 +25,19 @@ var eventNames = [...]string{Initialized: "Initialized", Created: "Created", Del
 
 func (k EventKind) String() string { return eventNames[k] }
 
-// Event is one line of the log. A plain value. Initialized has no mapped port
-// and no client.
+// Event is one line of the log. A plain value. Initialized has no address, no
+// mapped port and no client.
 type Event struct {
-	Time       int64 // microseconds since 1970, UTC
-	Kind       EventKind
-	NAT64      addr4
+	Time  int64 // microseconds since 1970, UTC
+	Kind  EventKind
+	NAT64 addr4
+	// Address is what local programs and their logs see the client under: the
+	// NAT64's own, or one of our pool.
+	Address addr4
+	// MappedPort is 0 when the client has the whole address, and then uses its
+	// own ports. Below 256 it is no port but the number of a protocol without
+	// ports that the client alone has there: mapped ports begin at 1024.
+	// ClientPort is the same as MappedPort in these two cases.
 	MappedPort uint16
 	Client     addr6
 	ClientPort uint16
@@ -51,7 +58,7 @@ func (e *Event) appendText(dst []byte) []byte {
 		dst = netip4(e.NAT64).AppendTo(dst)
 		return append(dst, '\n')
 	}
-	dst = netip.AddrPortFrom(netip4(e.NAT64), e.MappedPort).AppendTo(dst)
+	dst = netip.AddrPortFrom(netip4(e.Address), e.MappedPort).AppendTo(dst)
 	dst = append(dst, ' ')
 	dst = netip.AddrPortFrom(netip6(e.Client), e.ClientPort).AppendTo(dst)
 	return append(dst, '\n')
@@ -66,6 +73,9 @@ func (e *Event) appendJSON(dst []byte) []byte {
 	dst = append(dst, `","nat64":"`...)
 	dst = netip4(e.NAT64).AppendTo(dst)
 	if e.Kind != Initialized {
+		if e.Address != e.NAT64 {
+			dst = netip4(e.Address).AppendTo(append(dst, `","address":"`...))
+		}
 		dst = fmt.Appendf(dst, `","mapped_port":%d,"client":"`, e.MappedPort)
 		dst = netip6(e.Client).AppendTo(dst)
 		dst = fmt.Appendf(dst, `","client_port":%d,"server":"`, e.ClientPort)
@@ -81,7 +91,8 @@ func (e *Event) appendJSON(dst []byte) []byte {
 var errLine = errors.New("not a line of the log")
 
 // parseEvent reads a line of either format, without its end. A text line does
-// not say which of our addresses was asked: Server stays zero.
+// not say which of our addresses was asked: Server stays zero. Nor which NAT64
+// an address of the pool belongs to: then NAT64 is that address.
 func parseEvent(line []byte) (Event, error) {
 	if bytes.HasPrefix(line, []byte("{")) {
 		return parseJSONEvent(line)
@@ -114,7 +125,7 @@ func parseEvent(line []byte) (Event, error) {
 	if err1 != nil || err2 != nil || !mapped.Addr().Is4() || !client.Addr().Is6() {
 		return Event{}, errLine
 	}
-	e.NAT64, e.MappedPort = mapped.Addr().As4(), mapped.Port()
+	e.NAT64, e.Address, e.MappedPort = mapped.Addr().As4(), mapped.Addr().As4(), mapped.Port()
 	e.Client, e.ClientPort = client.Addr().As16(), client.Port()
 	return e, nil
 }
@@ -134,6 +145,7 @@ func parseJSONEvent(line []byte) (Event, error) {
 		Time       time.Time
 		Event      string
 		NAT64      netip.Addr
+		Address    netip.Addr
 		Client     netip.Addr
 		Server     netip.Addr
 		MappedPort uint16 `json:"mapped_port"`
@@ -151,6 +163,9 @@ func parseJSONEvent(line []byte) (Event, error) {
 			return Event{}, errLine
 		}
 		e.Client = j.Client.As16()
+		if e.Address = e.NAT64; j.Address.Is4() {
+			e.Address = j.Address.As4()
+		}
 	}
 	if j.Server.Is4() {
 		e.Server = j.Server.As4()

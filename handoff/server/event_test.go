@@ -18,9 +18,9 @@ var goldenLines = []struct {
 }{
 	{"2019-03-18 10:06:28.436754 Initialized 192.0.2.7", Event{Kind: Initialized, NAT64: nat64Addr}},
 	{"2019-03-18 10:06:28.491727 Created 192.0.2.7:3719 [2001:db8::17]:53186",
-		Event{Kind: Created, NAT64: nat64Addr, MappedPort: 3719, Client: clientAddr, ClientPort: 53186}},
+		Event{Kind: Created, NAT64: nat64Addr, Address: nat64Addr, MappedPort: 3719, Client: clientAddr, ClientPort: 53186}},
 	{"2019-03-18 15:22:02.062254 Deleted 192.0.2.9:47102 [2001:db8::75]:33131",
-		Event{Kind: Deleted, NAT64: addr4{192, 0, 2, 9}, MappedPort: 47102, Client: netip.MustParseAddr("2001:db8::75").As16(), ClientPort: 33131}},
+		Event{Kind: Deleted, NAT64: addr4{192, 0, 2, 9}, Address: addr4{192, 0, 2, 9}, MappedPort: 47102, Client: netip.MustParseAddr("2001:db8::75").As16(), ClientPort: 33131}},
 }
 
 func TestEventLines(t *testing.T) {
@@ -66,7 +66,10 @@ func FuzzParseEvent(f *testing.F) {
 		}
 		text := e.appendText(nil)
 		back, err := parseEvent(text[:len(text)-1])
-		e.Server = addr4{} // the text does not name it
+		e.Server = addr4{} // the text does not name it, nor the NAT64 of an address of the pool
+		if e.Kind != Initialized {
+			e.NAT64 = e.Address
+		}
 		if e.Kind == Initialized {
 			e.MappedPort, e.ClientPort = 0, 0
 		}
@@ -87,7 +90,7 @@ func (v *fixedView) Status(context.Context) (Status, error) { return Status{Log:
 
 func (v *fixedView) Entries(_ context.Context, f Filter, each func(*Row) error) error {
 	for i := range v.rows {
-		if r := &v.rows[i]; r.NAT64 == f.NAT64 && r.MappedPort == f.MappedPort {
+		if r := &v.rows[i]; r.Address == f.Address && (r.MappedPort == f.MappedPort || r.MappedPort == 0) {
 			if err := each(r); err != nil {
 				return err
 			}
@@ -137,7 +140,7 @@ func TestLookupAt(t *testing.T) {
 		"2019-03-03 00:00:00.000000 Deleted 192.0.2.7:3719 [2001:db8::3]:3\n", time.Hour)
 	write("access.logs", "2019-01-01 00:00:00.000000 Created 192.0.2.7:3719 [2001:db8::8]:8\n", 0)
 	v := &fixedView{log: path, rows: []Row{{
-		NAT64: netip4(nat64Addr), MappedPort: 3719, Client: netip.MustParseAddr("2001:db8::4"), ClientPort: 4,
+		NAT64: netip4(nat64Addr), Address: netip4(nat64Addr), MappedPort: 3719, Client: netip.MustParseAddr("2001:db8::4"), ClientPort: 4,
 		Server: netip4(ownAddr), Created: time.Date(2019, 3, 4, 0, 0, 0, 0, time.UTC),
 	}}}
 	at := netip.MustParseAddrPort("192.0.2.7:3719")

@@ -8,7 +8,8 @@ type liveness interface {
 	view(now int64) (live liveSet, number uint64, err error)
 }
 
-// liveSet holds the peers of local sockets. Read only.
+// liveSet holds the peers of local sockets, and for each of their addresses a
+// peer with port 0, which no socket has. Read only.
 type liveSet map[peer]struct{}
 
 // peer is the far end of a local socket.

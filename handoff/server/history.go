@@ -30,15 +30,27 @@ func (h Holder) is(o Holder) bool {
 		(h.Server == o.Server || !h.Server.IsValid() || !o.Server.IsValid())
 }
 
-// Lookup says who is behind a NAT64's mapped port. There is more than one answer
+// Lookup says who is behind a port of a NAT64's address, or of one of the pool:
+// there the client has all ports, and uses its own. There is more than one answer
 // only when several of our addresses were asked: each has a table of its own.
 func Lookup(ctx context.Context, v View, at netip.AddrPort) ([]Holder, error) {
 	var out []Holder
-	err := v.Entries(ctx, Filter{NAT64: at.Addr(), MappedPort: at.Port()}, func(r *Row) error {
-		out = append(out, Holder{r.Client, r.ClientPort, r.Server})
+	err := v.Entries(ctx, Filter{Address: at.Addr(), MappedPort: at.Port()}, func(r *Row) error {
+		if r.MappedPort == at.Port() || r.MappedPort == 0 {
+			out = append(out, r.holder(at))
+		}
 		return nil
 	})
 	return out, err
+}
+
+// holder is the client of a row as an answer to a question about a port.
+func (r *Row) holder(at netip.AddrPort) Holder {
+	h := Holder{r.Client, r.ClientPort, r.Server}
+	if r.MappedPort == 0 {
+		h.ClientPort = at.Port()
+	}
+	return h
 }
 
 // LookupAt says who was behind a NAT64's mapped port at a time. What is in the
@@ -53,11 +65,11 @@ func LookupAt(ctx context.Context, v View, at netip.AddrPort, when time.Time) ([
 	if err != nil {
 		return nil, err
 	}
-	err = v.Entries(ctx, Filter{NAT64: at.Addr(), MappedPort: at.Port()}, func(r *Row) error {
-		if r.Created.After(when) {
+	err = v.Entries(ctx, Filter{Address: at.Addr(), MappedPort: at.Port()}, func(r *Row) error {
+		if r.Created.After(when) || r.MappedPort != at.Port() && r.MappedPort != 0 {
 			return nil
 		}
-		h := Holder{r.Client, r.ClientPort, r.Server}
+		h := r.holder(at)
 		out = append(slices.DeleteFunc(out, h.is), h)
 		return nil
 	})
@@ -82,7 +94,7 @@ func readHistory(path string, at netip.AddrPort, when time.Time) ([]Holder, erro
 	// The clock may have been set back between two runs; within one the log's
 	// order is the truth, and sorting keeps it.
 	slices.SortStableFunc(events, func(a, b Event) int { return int(max(-1, min(1, a.Time-b.Time))) })
-	return replay(events, when.UnixMicro()), nil
+	return replay(events, at.Port(), when.UnixMicro()), nil
 }
 
 // rotated lists the log and what logrotate and its like made of it: NAME.1,
@@ -143,6 +155,7 @@ func scanFile(path string, at netip.AddrPort, dst []Event) (out []Event, err err
 // events, such as one that a crash has cut, are skipped.
 func scanEvents(r io.Reader, at netip.AddrPort, dst []Event) ([]Event, error) {
 	text, asJSON := []byte(" "+at.String()+" "), fmt.Appendf(nil, `"mapped_port":%d,`, at.Port())
+	wholeText, wholeJSON := []byte(" "+at.Addr().String()+":0 "), []byte(`"mapped_port":0,`)
 	lines := bufio.NewReaderSize(r, 1<<16)
 	for {
 		line, err := lines.ReadSlice('\n')
@@ -152,9 +165,9 @@ func scanEvents(r io.Reader, at netip.AddrPort, dst []Event) ([]Event, error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
-		if bytes.Contains(line, text) || bytes.Contains(line, asJSON) {
+		if bytes.Contains(line, text) || bytes.Contains(line, asJSON) || bytes.Contains(line, wholeText) || bytes.Contains(line, wholeJSON) {
 			e, perr := parseEvent(bytes.TrimSpace(line))
-			if perr == nil && e.Kind != Initialized && e.MappedPort == at.Port() && netip4(e.NAT64) == at.Addr() {
+			if perr == nil && e.Kind != Initialized && (e.MappedPort == at.Port() || e.MappedPort == 0) && netip4(e.Address) == at.Addr() {
 				dst = append(dst, e)
 			}
 		}
@@ -164,13 +177,16 @@ func scanEvents(r io.Reader, at netip.AddrPort, dst []Event) ([]Event, error) {
 	}
 }
 
-// replay returns who was there at a time.
-func replay(events []Event, when int64) (out []Holder) {
+// replay returns who was behind a port at a time.
+func replay(events []Event, port uint16, when int64) (out []Holder) {
 	for _, e := range events {
 		if e.Time > when {
 			break
 		}
 		h := Holder{Client: netip6(e.Client), ClientPort: e.ClientPort}
+		if e.MappedPort == 0 { // the whole address
+			h.ClientPort = port
+		}
 		if e.Server != (addr4{}) {
 			h.Server = netip4(e.Server)
 		}

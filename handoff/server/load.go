@@ -27,9 +27,13 @@ func (s *store) load(t *table) error {
 		for _, step := range []struct {
 			bucket bucket
 			read   func(k, v []byte) error
-		}{{bucketChannels, l.channel}, {bucketClients, l.client}, {bucketEntries, l.entry}} {
+		}{{bucketChannels, l.channel}, {bucketClients, l.client}, {bucketEntries, l.entry}, {bucketLeases, l.lease}} {
 			name := bucketNames[step.bucket]
-			err := tx.Bucket(name).ForEach(func(k, v []byte) error {
+			b := tx.Bucket(name)
+			if b == nil { // version 1, read only
+				continue
+			}
+			err := b.ForEach(func(k, v []byte) error {
 				if err := step.read(k, v); err != nil {
 					return fmt.Errorf("bucket %s, key %x: %w", name, k, err)
 				}
@@ -104,7 +108,30 @@ func (l *loader) entry(k, v []byte) error {
 	return nil
 }
 
-// check finds clients without an entry: they leave with their last one.
+func (l *loader) lease(k, v []byte) error {
+	if len(k) != 8 || len(v) != leaseValueLen {
+		return fmt.Errorf("the lengths are %d and %d: %w", len(k), len(v), errStore)
+	}
+	o, ok := l.clients[binary.BigEndian.Uint64(v)]
+	if !ok {
+		return fmt.Errorf("a lease of a client that is not there: %w", errStore)
+	}
+	prefix, err := o.channel.addPrefix(prefix96(v[16:28]))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errStore, err)
+	}
+	x := &lease{
+		id: binary.BigEndian.Uint64(k), created: int64(binary.BigEndian.Uint64(v[8:])), channel: o.channel,
+		leaseKey: leaseKey{client: o.client, prefix: prefix, protocol: v[32]}, address: addr4(v[28:32]),
+	}
+	if !l.t.placeLease(x) {
+		return fmt.Errorf("a second lease of one client or address: %w", errStore)
+	}
+	l.t.nextID = max(l.t.nextID, x.id+1)
+	return nil
+}
+
+// check finds clients without an entry or lease: they leave with their last one.
 func (l *loader) check() error {
 	for id, o := range l.clients {
 		if o.channel.clients[o.client].entries == 0 {

@@ -61,5 +61,6 @@ func (l liveSet) add(state uint8, addr net.IP, port uint16) {
 	}
 	if v4 := addr.To4(); v4 != nil && port != 0 {
 		l[peer{addr4(v4), port}] = struct{}{}
+		l[peer{addr4(v4), 0}] = struct{}{}
 	}
 }

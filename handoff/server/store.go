@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -18,8 +19,9 @@ var errStore = errors.New("the table on disk is damaged")
 // errLocked: somebody else has the store open.
 var errLocked = errors.New("another handoffd has it open")
 
-// storeVersion is what this program writes. Another one is not guessed at.
-const storeVersion = 1
+// storeVersion is what this program writes. Version 1 had no leases. Another one
+// is not guessed at.
+const storeVersion = 2
 
 var (
 	metaVersion = []byte("version") // read only, like those below
@@ -67,7 +69,7 @@ func (s *store) prepare(readOnly bool) error {
 				}
 			}
 			meta := tx.Bucket(bucketNames[bucketMeta])
-			if meta.Get(metaVersion) != nil {
+			if v := meta.Get(metaVersion); v != nil && !bytes.Equal(v, []byte{1}) {
 				return nil
 			}
 			return meta.Put(metaVersion, []byte{storeVersion})
@@ -77,14 +79,18 @@ func (s *store) prepare(readOnly bool) error {
 		}
 	}
 	return s.db.View(func(tx *bbolt.Tx) error {
-		for _, name := range bucketNames {
-			if tx.Bucket(name) == nil {
+		meta := tx.Bucket(bucketNames[bucketMeta])
+		if meta == nil {
+			return fmt.Errorf("bucket %s is missing: %w", bucketNames[bucketMeta], errStore)
+		}
+		v := meta.Get(metaVersion)
+		if len(v) != 1 || v[0] < 1 || v[0] > storeVersion {
+			return fmt.Errorf("its version is %v, this program knows %d: %w", v, storeVersion, fs.ErrInvalid)
+		}
+		for b, name := range bucketNames {
+			if tx.Bucket(name) == nil && (v[0] == storeVersion || bucket(b) != bucketLeases) {
 				return fmt.Errorf("bucket %s is missing: %w", name, errStore)
 			}
-		}
-		v := tx.Bucket(bucketNames[bucketMeta]).Get(metaVersion)
-		if len(v) != 1 || v[0] != storeVersion {
-			return fmt.Errorf("its version is %v, this program knows %d: %w", v, storeVersion, fs.ErrInvalid)
 		}
 		return nil
 	})

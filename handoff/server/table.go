@@ -36,12 +36,13 @@ type table struct {
 	live       liveness
 	random     *rand.Rand
 	count      int
+	pool       pool // of the addresses that clients may have for themselves
 }
 
 func newTable(maxEntries int, serverPort uint16, live liveness, random *rand.Rand) *table {
 	return &table{
 		channels: map[channelKey]*channel{}, nextID: 1,
-		maxEntries: maxEntries, serverPort: serverPort, live: live, random: random,
+		maxEntries: maxEntries, serverPort: serverPort, live: live, random: random, pool: newPool(),
 	}
 }
 

@@ -26,6 +26,20 @@ func selfcheck(t testing.TB, tb *table) {
 				t.Fatalf("entry %d of %v: the list is broken", i, k)
 			}
 		}
+		leases := 0
+		for l := c.leases.use.newer; l != c.leases.use; l = l.newer {
+			leases++
+			perClient[l.client]++
+			if l.channel != c || c.leases.byKey[l.leaseKey] != l || l.older.newer != l {
+				t.Fatalf("lease %v of %v is not found by its own key", l.address, k)
+			}
+			if l.whole() && tb.pool.byAddress[l.address] != l || !l.whole() && c.leases.byProtocol[l.protocol] != l {
+				t.Fatalf("lease %v of %v is not found by its own address", l.address, k)
+			}
+		}
+		if leases != len(c.leases.byKey) {
+			t.Fatalf("%v: %d leases in the list, %d keys", k, leases, len(c.leases.byKey))
+		}
 		mapped := 0
 		for _, page := range c.ports.pages {
 			if page == nil {
@@ -48,7 +62,7 @@ func selfcheck(t testing.TB, tb *table) {
 		if len(perClient) != len(c.clientIndex) {
 			t.Fatalf("%v: %d clients have entries, %d are known", k, len(perClient), len(c.clientIndex))
 		}
-		total += c.count()
+		total += c.count() + leases
 	}
 	if total != tb.count {
 		t.Fatalf("the table counts %d entries and has %d", tb.count, total)

@@ -14,8 +14,13 @@ import (
 )
 
 // Row is an entry as the commands show it. A plain value.
+// A client that has an address of the pool for itself has MappedPort and
+// ClientPort 0; one that has a protocol without ports to itself has its number
+// in both.
 type Row struct {
-	NAT64      netip.Addr   `json:"nat64"`
+	NAT64 netip.Addr `json:"nat64"`
+	// Address is what local programs see: the NAT64's, or one of the pool.
+	Address    netip.Addr   `json:"address"`
 	MappedPort uint16       `json:"mapped_port"`
 	Client     netip.Addr   `json:"client"`
 	ClientPort uint16       `json:"client_port"`
@@ -27,7 +32,8 @@ type Row struct {
 // Filter selects entries; its zero value selects all of them.
 type Filter struct {
 	NAT64      netip.Addr
-	MappedPort uint16
+	Address    netip.Addr
+	MappedPort uint16 // also selects clients that have the whole address
 }
 
 // NAT64Status is one control channel.
@@ -158,7 +164,7 @@ func (t *table) describe(st *Status) {
 func (t *table) keys(f Filter) []channelKey {
 	var out []channelKey
 	for k := range maps.Keys(t.channels) {
-		if !f.NAT64.IsValid() || netip4(k.nat64) == f.NAT64 {
+		if (!f.NAT64.IsValid() || netip4(k.nat64) == f.NAT64) && t.mayHave(k, f.Address) {
 			out = append(out, k)
 		}
 	}
@@ -171,10 +177,23 @@ func (t *table) keys(f Filter) []channelKey {
 	return out
 }
 
-// rows appends a channel's entries that a filter selects.
+// mayHave says whether a channel has anything under an address.
+func (t *table) mayHave(k channelKey, a netip.Addr) bool {
+	if !a.IsValid() || netip4(k.nat64) == a {
+		return true
+	}
+	l := t.pool.lessee(a)
+	return l != nil && l.channel.key == k
+}
+
+// rows appends a channel's entries and leases that a filter selects.
 func (t *table) rows(k channelKey, f Filter, dst []Row) []Row {
 	c := t.channels[k]
 	if c == nil {
+		return dst
+	}
+	dst = c.leaseRows(f, dst)
+	if f.Address.IsValid() && f.Address != netip4(k.nat64) {
 		return dst
 	}
 	if f.MappedPort != 0 {
@@ -194,7 +213,7 @@ func (c *channel) row(port uint16, dst []Row) []Row {
 	}
 	e := &c.entries[i]
 	return append(dst, Row{
-		NAT64: netip4(c.key.nat64), MappedPort: e.mapped, Client: netip6(c.clients[e.client].addr), ClientPort: e.clientPort,
+		NAT64: netip4(c.key.nat64), Address: netip4(c.key.nat64), MappedPort: e.mapped, Client: netip6(c.clients[e.client].addr), ClientPort: e.clientPort,
 		Server: netip4(c.key.own), Created: time.UnixMicro(e.created).UTC(),
 		Prefix: netip.PrefixFrom(netip6(embed(c.prefixes[e.prefix], addr4{})), 96),
 	})
