@@ -19,8 +19,9 @@ const (
 
 // Counters say what became of packets: Received = Sent + TXFull.
 type Counters struct {
-	Received, Sent uint64
-	TXFull         uint64 // lost because the other interface's TX ring was full
+	Received uint64 `json:"received"`
+	Sent     uint64 `json:"sent"`
+	TXFull   uint64 `json:"tx_full"` // lost because the other interface's TX ring was full
 }
 
 // worker forwards between its queues of the two interfaces. Owned by one

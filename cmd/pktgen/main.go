@@ -38,7 +38,9 @@ type command struct {
 // commands is the table of all subcommands: a new one is a line here and a
 // file of its own.
 func commands() []command {
-	return []command{}
+	return []command{
+		{"forward", "forward between two interfaces, to measure against", runForward},
+	}
 }
 
 func main() { os.Exit(dispatch(os.Args[1:], os.Stdout, os.Stderr)) }
