@@ -109,21 +109,3 @@ func (r *receiver) packet(frame []byte, now int64) {
 		a.learn.note(lane, stamp.Sequence, p)
 	}
 }
-
-// lesson is the flows as the far side sees them. Each packet of a lesson is of
-// another flow, so that lanes never write to the same one.
-type lesson struct {
-	shares []share // by sender
-	table  traffic.Table
-	known  []bool
-	ipv6   atomic.Bool // the family on the far side
-}
-
-func (l *lesson) note(lane int, sequence uint64, p *traffic.Packet) {
-	flow := l.shares[lane].flow(sequence)
-	l.table[flow] = p.Reverse(p.Protocol)
-	l.known[flow] = true
-	if p.IPv6 {
-		l.ipv6.Store(true)
-	}
-}

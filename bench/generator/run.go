@@ -30,7 +30,8 @@ type Run struct {
 	InOrder      bool             // flows by their numbers, not in pseudorandom order
 	LatencyAfter time.Duration    // delays of what is received earlier do not count
 
-	learn bool
+	lesson *lesson  // filled by what the responder receives
+	only   []uint64 // these flows in place of all
 }
 
 // translated is how much shorter an IPv4 header is than an IPv6 header.
@@ -50,7 +51,6 @@ type job struct {
 	start  int64 // nanoseconds, on the tester's clock
 	phase  atomic.Int32
 	cut    int64 // when senders were told to stop, nanoseconds; written before phase
-	lesson *lesson
 
 	senders  [2][]*sender
 	arrivals [2][]*arrivals
@@ -79,25 +79,10 @@ func (t *Tester) Run(ctx context.Context, r Run) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if j.lesson != nil {
-		t.remember(j.lesson)
-	}
 	result := j.result()
 	result.Interrupted = ctx.Err() != nil
 	result.Endpoints = between(before, after)
 	return result, nil
-}
-
-// remember makes the responder know what it has learned.
-func (t *Tester) remember(l *lesson) {
-	t.responder6 = l.ipv6.Load()
-	table := l.table[:0]
-	for flow, known := range l.known {
-		if known {
-			table = append(table, l.table[flow])
-		}
-	}
-	t.table = table
 }
 
 // prepare makes the senders of one direction.
@@ -125,13 +110,13 @@ func (j *job) prepare(d trial.Direction) error {
 		}
 		s := &sender{
 			builder: b, flows: source, trial: t.trial, stream: stream(d, l.index),
-			share: share{order: order, index: uint64(i), of: uint64(len(lanes))},
+			share: share{order: order, list: j.run.only, index: uint64(i), of: uint64(len(lanes))},
 		}
 		shares = append(shares, s.share)
 		j.senders[d] = append(j.senders[d], s)
 	}
-	if j.run.learn {
-		j.lesson = &lesson{shares: shares, table: make(traffic.Table, flows), known: make([]bool, flows)}
+	if j.run.lesson != nil {
+		j.run.lesson.shares = shares
 	}
 	return nil
 }
@@ -185,7 +170,7 @@ func (j *job) receivers() {
 					l.senders = append(l.senders, j.senders[d][l.index])
 				}
 				if t.receives(d) == s {
-					a := newArrivals(len(j.senders[d]), j.lesson)
+					a := newArrivals(len(j.senders[d]), j.run.lesson)
 					l.receiver.ways[d] = a
 					j.arrivals[d] = append(j.arrivals[d], a)
 				}

@@ -142,24 +142,6 @@ func (t *Tester) MinSize() int {
 // Connections is how many flows are in use: those of the last Fill, else all.
 func (t *Tester) Connections() uint64 { return t.connections }
 
-// Fill is phase 1 of RFC 9693: the responder forgets what it knows; then the
-// initiator sends one frame for each of the first connections flows, in
-// pseudorandom order, at rate frames/s. What arrives is what the responder
-// answers from now on.
-func (t *Tester) Fill(ctx context.Context, connections int, rate float64) (trial.Outcome, error) {
-	if connections < 1 || uint64(connections) > t.product.Len() {
-		return trial.Outcome{}, fmt.Errorf("generator: %d connections: there are 1 to %d flows", connections, t.product.Len())
-	}
-	t.connections, t.table = uint64(connections), nil
-	r, err := t.Run(ctx, Run{
-		Direction: trial.ToResponder, Rate: rate, Packets: t.connections, Protocol: t.cfg.Flows.Protocol.Opening(), learn: true,
-	})
-	if err != nil {
-		return trial.Outcome{}, err
-	}
-	return r.Outcome(), nil
-}
-
 // Validate has the responder send one frame for each connection that it knows,
 // at rate frames/s (RFC 9693 §4.6). Of TCP, these open the connection.
 func (t *Tester) Validate(ctx context.Context, rate float64) (trial.Outcome, error) {

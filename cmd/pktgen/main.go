@@ -39,6 +39,8 @@ type command struct {
 // file of its own.
 func commands() []command {
 	return []command{
+		{"send", "send stamped frames", runSend},
+		{"measure", "send and receive: loss, rate, reordering, delay", runMeasure},
 		{"forward", "forward between two interfaces, to measure against", runForward},
 	}
 }
