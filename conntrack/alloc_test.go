@@ -43,8 +43,10 @@ func TestPacketPathDoesNotAllocate(t *testing.T) {
 			n.ServerPort++
 			keys, hashes := [1]*Key64{&n}, [1]uint64{f.Hash64(&n)}
 			var next [1]Foresight
-			o.Foresee(keys[:], hashes[:], next[:])
-			if _, v := o.MapForeseen(n.Client, n.ClientPort, n.Proto, &next[0]); v != OK {
+			for step := range 1 + Ahead {
+				o.Foresee(keys[:], hashes[:], next[:], step)
+			}
+			if _, v := o.MapForeseen(&n, &next[0]); v != OK {
 				t.Fatal(v)
 			}
 			o.HasSessionWith(n.Client, n.ClientPort, n.Server, n.Proto)

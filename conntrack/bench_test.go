@@ -148,9 +148,20 @@ func (f *fixture) insertBurst(first int, now Tick) {
 		}
 		refs[j] = &keys[j]
 	}
-	s.Foresee(refs[:], hashes[:], next[:])
-	for j := range keys {
-		f.open(keys[j], StateNone, now)
+	for step := range benchBurst + Ahead {
+		s.Foresee(refs[:], hashes[:], next[:], step)
+		i := step - Ahead
+		if i < 0 {
+			continue
+		}
+		m, verdict := s.MapForeseen(refs[i], &next[i])
+		if verdict != OK {
+			f.tb.Fatal(verdict)
+		}
+		se := Session{Key: keys[i], Mapped: m.Addr, MappedPort: m.Port}
+		if verdict := s.Open(&se, &next[i], now, &v); verdict != OK {
+			f.tb.Fatal(verdict)
+		}
 	}
 }
 

@@ -9,17 +9,18 @@ import (
 // port), at the place in an array that its kind, address and mapped port give.
 //
 //	hi, lo  client address
-//	meta    version 8 | flags 8 | client port 16 | sessions 32
-//	tcp     how many of the sessions are TCP's
+//	meta    version 8 | flags 8 | client port 16 | 0 32
+//	counts  sessions of TCP 32 | sessions 32
 //
 // A mapping serves TCP and UDP. It is one of RFC 6146's TCP BIB while TCP
 // sessions use it, and one of the UDP BIB while others do.
 //
-// Whoever claimed the port writes the entry, so it has one writer at a time.
+// Whoever claimed the port writes the entry, so it has one writer at a time,
+// but for bibHeld, which whoever changes the static mappings sets and clears.
 // Readers take meta, the address, and meta again; version and flags tell
 // whether the entry changed hands in between.
 type bibEntry struct {
-	hi, lo, meta, tcp atomic.Uint64 // half a cache line
+	hi, lo, meta, counts atomic.Uint64 // half a cache line
 }
 
 const (
@@ -27,7 +28,7 @@ const (
 	bibLive    = 1 << 48 // the entry is a mapping
 	bibHeld    = 1 << 49 // a static mapping holds the port as well: do not free it
 	bibCounted = 1 << 50 // the mapping counts against its client's limit
-	bibWho     = ^uint64(bibHeld | bibCounted | 0xffffffff)
+	bibWho     = ^uint64(bibHeld | bibCounted)
 )
 
 // bib holds the dynamic mappings of all shards. Memory is touched only where
@@ -49,6 +50,14 @@ func newBIB(addrs int) (*bib, error) {
 	return &bib{entries: overlay[bibEntry](mem, 0, n), mem: mem}, nil
 }
 
+// kindOf tells the number space of an entry.
+func (b *bib) kindOf(index uint32) kind {
+	if int(index) < len(b.entries)/kinds {
+		return kindPorts
+	}
+	return kindICMP
+}
+
 // bibIndex numbers entries: set is the port set's number.
 func bibIndex(set int, port uint16) uint32 { return uint32(set)<<16 | uint32(port) }
 
@@ -56,8 +65,9 @@ func bibIndex(set int, port uint16) uint32 { return uint32(set)<<16 | uint32(por
 func (e *bibEntry) read() (client Addr6, port uint16, sessions uint32, ok bool) {
 	m := e.meta.Load()
 	client = Addr6{e.hi.Load(), e.lo.Load()}
+	sessions = e.sessions()
 	ok = m&bibLive != 0 && (e.meta.Load()^m)&bibWho == 0
-	return client, uint16(m >> 32), uint32(m), ok
+	return client, uint16(m >> 32), sessions, ok
 }
 
 // is tells whether the entry maps this client. Owner of the client only, or
@@ -68,13 +78,10 @@ func (e *bibEntry) is(client Addr6, port uint16) bool {
 }
 
 // open makes the entry a mapping without sessions. Holder of the port only.
-// mark is bibCounted and bibAway, as far as they apply. Every session that was counted has been taken
-// off, so tcp is zero.
+// mark is bibCounted and bibAway, as far as they apply.
 func (e *bibEntry) open(client Addr6, port uint16, mark uint64) {
-	e.hi.Store(client.Hi)
-	e.lo.Store(client.Lo)
 	v := e.meta.Load()&^(bibVersion-1) + bibVersion
-	e.meta.Store(v | bibLive | mark | uint64(port)<<32)
+	storeEntry(e, client.Hi, client.Lo, v|bibLive|mark|uint64(port)<<32)
 }
 
 // close ends the mapping and tells its flags: whether a static mapping keeps the
@@ -89,27 +96,36 @@ func (e *bibEntry) close() (flags uint64) {
 	}
 }
 
+// One session in counts, and one of TCP's.
+const (
+	bibOne = 1
+	bibTCP = 1<<32 + bibOne
+)
+
 // count adds to the sessions that use the mapping, or takes one off, and says
 // how many they are then. Owner of the client only.
-func (e *bibEntry) count(p Proto, n uint64) uint32 {
+func (e *bibEntry) count(p Proto, n int64) uint32 {
+	one := int64(bibOne)
 	if p == TCP {
-		e.tcp.Store(e.tcp.Load() + n)
+		one = bibTCP
 	}
-	return uint32(e.meta.Add(n))
+	c := e.counts.Load() + uint64(n*one)
+	storeWord(&e.counts, c)
+	return uint32(c)
 }
 
 // serves tells whether sessions of the protocol use the mapping. Any goroutine;
 // the answer is as of a moment ago.
 func (e *bibEntry) serves(p Proto) bool {
-	tcp := e.tcp.Load()
+	c := e.counts.Load()
 	if p == TCP {
-		return tcp != 0
+		return c>>32 != 0
 	}
-	return uint64(e.sessions()) > tcp
+	return uint32(c) > uint32(c>>32)
 }
 
 // sessions counts the sessions that use the mapping.
-func (e *bibEntry) sessions() uint32 { return uint32(e.meta.Load()) }
+func (e *bibEntry) sessions() uint32 { return uint32(e.counts.Load()) }
 
 // forward finds a client's dynamic mapping: open addressing over words of hash
 // 32 | BIB index 32, with the hash giving the place. An entry's words in the
@@ -138,13 +154,13 @@ func (f *forward) home(hash uint32) int { return int(scale(uint64(hash), uint64(
 func (f *forward) full() bool { return f.used >= len(f.words)-len(f.words)/8 }
 
 // find gives the BIB index of a client's mapping and where its word is.
-func (f *forward) find(b *bib, hash uint32, k kind, kindSize uint32, client Addr6, port uint16) (index uint32, at int, ok bool) {
+func (f *forward) find(b *bib, hash uint32, k kind, client Addr6, port uint16) (index uint32, at int, ok bool) {
 	for at = f.home(hash); f.words[at] != 0; at = f.after(at) {
 		w := f.words[at]
 		if uint32(w>>32) != hash {
 			continue
 		}
-		if index = uint32(w) - 1; index/kindSize == uint32(k) && b.entries[index].is(client, port) {
+		if index = uint32(w) - 1; b.kindOf(index) == k && b.entries[index].is(client, port) {
 			return index, at, true
 		}
 	}

@@ -260,23 +260,23 @@ func (s *Shard) assign(i, hash uint32, client Addr6) {
 	e.since.Store(uint32(s.now))
 	e.meta.Store((e.meta.Load()>>56+1)<<56 | blockAssigned)
 	s.blocks.index.insert(hash, i)
-	s.stats[statBlocks].Add(1)
+	s.stats.add(statBlocks, 1)
 }
 
-// hold counts a mapping on its block.
-func (s *Shard) hold(addr int, port uint16) {
+// hold counts a mapping, whose place is given, on its block.
+func (s *Shard) hold(mapping uint32) {
 	if b := &s.t.blocks; b.on() {
-		b.blocks[b.at(addr, port)].meta.Add(1)
+		b.blocks[b.at(s.addrOf(mapping), uint16(mapping))].meta.Add(1)
 	}
 }
 
 // letBlock uncounts a mapping.
-func (s *Shard) letBlock(addr int, port uint16) {
+func (s *Shard) letBlock(mapping uint32) {
 	b := &s.t.blocks
 	if !b.on() {
 		return
 	}
-	i := b.at(addr, port)
+	i := b.at(s.addrOf(mapping), uint16(mapping))
 	if uint32(b.blocks[i].meta.Add(^uint64(0))) == 0 {
 		s.wait(i)
 	}
@@ -344,7 +344,7 @@ func (s *Shard) giveBlock(i uint32, now Tick) {
 		}
 	}
 	e.meta.Store(e.meta.Load() >> 56 << 56)
-	s.stats[statBlocks].Add(^uint64(0))
+	s.stats.add(statBlocks, -1)
 	s.noteBlock(BlockReturned, client, i, max(now-Tick(e.since.Load()), 1))
 	b.release(i)
 }

@@ -58,7 +58,7 @@ func (r *recents) add(i uint32) {
 
 // evict removes the longest unused of some handoff sessions, or entries.
 func (s *Shard) evict(p Proto) bool {
-	if p != Entry && s.stats[statHandoff].Load() == 0 {
+	if p != Entry && s.stats.own[statHandoff] == 0 {
 		return false
 	}
 	c := choice{s: s, entries: p == Entry, recent: &s.recent}

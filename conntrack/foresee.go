@@ -2,73 +2,84 @@ package conntrack
 
 // Opening a session takes memory in seven places or more, nearly all of them
 // out of the cache. A worker collects the packets of a burst that need a
-// session, and Foresee goes over them before any is opened, in passes that
-// either compute or load, so that the misses of all of them overlap (see
-// probe.go). Nothing is changed or reserved by that. What it guesses wrong,
-// Map and Insert find out, only slower.
+// session, and Foresee runs ahead of it, in stages that each need what the one
+// before has asked for: while one session is opened, the memory for the next
+// few is on its way. Asking for all of a burst's at once is slower: a processor
+// can wait for two or three dozen lines, and has nothing else to do meanwhile.
+// Nothing is changed or reserved by foreseeing. What it guesses wrong, Map and
+// Insert find out, only slower.
 
-// Foresight is what Foresee found out for one packet. A plain value; only
-// Foresee makes one that says anything.
+// Foresight is what is known of one packet's session before there is one. A
+// plain value. Foresee fills it in, MapForeseen says which mapping it became.
 type Foresight struct {
 	random  uint64 // what the port is chosen by
 	client  uint64 // hash
+	hash64  uint64
 	hash46  uint64
 	peer    uint64 // hash
 	forward uint32 // place of the client's word
-	bib     uint32 // place of the mapping
+	guess   uint32 // place of the mapping, as foreseen; hash46 is of that one
+	bib     uint32 // place of the mapping; valid if mapped
+	chosen  bool   // guess is a port to be claimed
+	mapped  bool   // bib is the client's mapping
+	fresh   bool   // and was made just now, so that no session has it yet
 }
 
-// Foresee asks for what opening sessions for the keys is going to read and
-// write. hashes are the keys' Hash64, f takes what MapForeseen wants to know.
-// All keys are this shard's; there are at most 64.
-func (s *Shard) Foresee(keys []*Key64, hashes []uint64, f []Foresight) {
-	f, hashes = f[:len(keys)], hashes[:len(keys)]
-	var words [together]*uint64
-	for i, k := range keys {
-		f[i].client = s.t.hash.client(k.Client, k.ClientPort)
-		f[i].forward = uint32(s.forward.home(forwardHash(f[i].client, kindOf(k.Proto))))
-		words[i] = &s.forward.words[f[i].forward]
-	}
-	prefetch(words[:len(keys)])
-	var mappings [together]*bibEntry
-	var tags [together]*tagWord
-	for i, k := range keys {
-		s.foreseeMapping(k, &f[i])
-		mappings[i] = &s.t.bib.entries[f[i].bib]
-		tags[i] = &s.index46.tags[s.index46.bucketOf(f[i].hash46)]
-	}
-	prefetch(mappings[:len(keys)])
-	prefetch(tags[:len(keys)])
-	if s.peers.words != nil {
-		for i := range f {
-			words[i] = &s.peers.words[s.peers.home(f[i].peer)]
+// stride is how many sessions lie between two stages of Foresee, Ahead how many
+// between the first one and the opening. Long enough for memory to answer: it
+// takes less than a session.
+const (
+	stride = 6
+	Ahead  = 3 * stride
+)
+
+// Foresee does one step for the keys, of which hashes are the Hash64, and puts
+// what it finds into f. All keys are this shard's. The steps count from 0; the
+// session i may be opened after step i + Ahead:
+//
+//	for step := range len(keys) + Ahead {
+//		s.Foresee(keys, hashes, f, step)
+//		if i := step - Ahead; i >= 0 {
+//			s.MapForeseen(keys[i], &f[i]) …
+//
+// It may be opened earlier as well, or never.
+func (s *Shard) Foresee(keys []*Key64, hashes []uint64, f []Foresight, step int) {
+	if i := step; i < len(keys) {
+		k := keys[i]
+		c := s.t.hash.client(k.Client, k.ClientPort)
+		f[i] = Foresight{hash64: hashes[i], client: c, forward: uint32(s.forward.home(forwardHash(c, kindOf(k.Proto))))}
+		prefetchLine(&s.forward.words[f[i].forward])
+		if s.peers.words != nil {
+			f[i].peer = s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto)
+			prefetchLine(&s.peers.words[s.peers.home(f[i].peer)])
 		}
-		prefetch(words[:len(keys)])
 	}
-	var slots [2 * together]*slot
-	for i, h := range hashes {
-		slots[2*i] = s.index64.firstFree(h)
-		slots[2*i+1] = s.index46.firstFree(f[i].hash46)
+	if i := step - stride; i >= 0 && i < len(keys) {
+		s.foreseeMapping(keys[i], &f[i])
+		prefetchLine(&s.t.bib.entries[f[i].guess])
+		prefetchLine(&s.index46.tags[s.index46.bucketOf(f[i].hash46)])
 	}
-	prefetch(slots[:2*len(keys)])
+	if i := step - 2*stride; i >= 0 && i < len(keys) {
+		prefetchLine(s.index64.firstFree(f[i].hash64))
+		prefetchLine(s.index46.firstFree(f[i].hash46))
+	}
 }
 
-// foreseeMapping finds the client's mapping, by its hash alone, or the port
-// that Map would claim, and what follows from it.
+// foreseeMapping finds the client's mapping, by its hash alone, or a port for
+// it, and what follows from it. Nothing is claimed yet.
 func (s *Shard) foreseeMapping(k *Key64, f *Foresight) {
 	kind := kindOf(k.Proto)
-	f.random = s.picker.rng.next()
 	if w := s.forward.words[f.forward]; w != 0 && uint32(w>>32) == forwardHash(f.client, kind) {
-		f.bib = uint32(w) - 1
+		f.guess = uint32(w) - 1
 	} else {
+		f.random = s.picker.rng.next()
 		first, _ := s.paired(k.Client)
-		addr, port := s.picker.foresee(kind, first, k.ClientPort, f.random)
-		f.bib = bibIndex(s.t.ports.set(kind, addr), port)
+		port, ok := s.picker.foresee(kind, first, k.ClientPort, f.random)
+		f.guess = bibIndex(s.t.ports.set(kind, first), port)
+		f.chosen = ok && !s.t.blocks.on()
 	}
-	m := s.mapping(f.bib)
-	k46 := Key46{Server: k.Server, Mapped: m.Addr, ServerPort: k.ServerPort, MappedPort: m.Port, Proto: k.Proto}
-	f.hash46 = s.t.hash.key46(&k46)
-	f.peer = s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto)
+	m := s.mapping(f.guess)
+	f.hash46 = s.t.hash.key46(&Key46{Server: k.Server, Mapped: m.Addr, ServerPort: k.ServerPort, MappedPort: m.Port, Proto: k.Proto})
 }
 
 // firstFree is the first free slot of a hash's first bucket, which is where

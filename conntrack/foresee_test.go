@@ -17,25 +17,32 @@ func TestForesee(t *testing.T) {
 			k := flow(n*burst + i)
 			keys[i], hashes[i] = &k, f.Hash64(&k)
 		}
-		s.Foresee(keys[:], hashes[:], next[:])
+		for step := range burst + Ahead {
+			s.Foresee(keys[:], hashes[:], next[:], step)
+		}
 		if n == 0 {
 			f.check() // nothing changed
 		}
 		for i, k := range keys {
-			m, v := s.MapForeseen(k.Client, k.ClientPort, k.Proto, &next[i])
+			m, v := s.MapForeseen(k, &next[i])
 			if v != OK {
 				t.Fatalf("flow %d: %v", n*burst+i, v)
 			}
 			se := Session{Key: *k, Mapped: m.Addr, MappedPort: m.Port}
-			if v := s.Insert(&se, 1); v != OK {
+			foreseen := s.mapping(next[i].guess) == m
+			var v64 View64
+			if v := s.Open(&se, &next[i], 1, &v64); v != OK {
 				t.Fatalf("flow %d: %v", n*burst+i, v)
 			}
-			k46 := se.key46()
-			if s.mapping(next[i].bib) == m && next[i].hash46 == f.Hash46(&k46) {
+			if found, ok := f.get64(*k); !ok || v64 != found {
+				t.Fatalf("flow %d: the view is %+v, a lookup's %+v", n*burst+i, v64, found)
+			}
+			if foreseen {
 				right++
 			}
 		}
 	}
+	s.Expire(1, 1) // publishes the counters
 	f.check()
 	if right < burst*bursts*95/100 {
 		t.Errorf("foreseen: %d of %d", right, burst*bursts)
@@ -43,8 +50,10 @@ func TestForesee(t *testing.T) {
 	k := flow(0)
 	k.ServerPort++
 	var next [1]Foresight
-	s.Foresee([]*Key64{&k}, []uint64{f.Hash64(&k)}, next[:])
-	if m, v := s.MapForeseen(k.Client, k.ClientPort, k.Proto, &next[0]); v != OK || s.mapping(next[0].bib) != m {
-		t.Errorf("an existing mapping is %v, %v; foreseen was %v", m, v, s.mapping(next[0].bib))
+	for step := range 1 + Ahead {
+		s.Foresee([]*Key64{&k}, []uint64{f.Hash64(&k)}, next[:], step)
+	}
+	if m, v := s.MapForeseen(&k, &next[0]); v != OK || s.mapping(next[0].guess) != m {
+		t.Errorf("an existing mapping is %v, %v; foreseen was %v", m, v, s.mapping(next[0].guess))
 	}
 }

@@ -109,6 +109,9 @@ func (t *Table) Owner(client Addr6, port uint16) int {
 	return int(t.hash.owner(t.hash.client(client, port)))
 }
 
+// OwnerOf is Owner for the client of a key whose Hash64 is known.
+func OwnerOf(hash64 uint64) int { return int(hash64 >> 56) }
+
 // Hash64 hashes a key for Touch64, Locate64 and Lookup64.
 func (t *Table) Hash64(k *Key64) uint64 { return t.hash.key64(k) }
 

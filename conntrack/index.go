@@ -125,22 +125,22 @@ func (x *index) publish(h uint64, i uint32) {
 	tag, b := tagOf(h), x.bucketOf(h)
 	for b != uint64(i/lanes) {
 		if w := x.tags[b].Load(); w>>56 != passedFull {
-			x.tags[b].Store(w + passedOne)
+			storeWord(&x.tags[b].Uint64, w+passedOne)
 		}
 		b = x.next(b, tag)
 	}
-	x.tags[b].Store(x.tags[b].Load() | tag<<(i%lanes*8))
+	storeWord(&x.tags[b].Uint64, x.tags[b].Load()|tag<<(i%lanes*8))
 }
 
 // hide undoes publish. A counter that reached 255 lost count and stays: lookups
 // that pass it take longer, none goes wrong. Owner only.
 func (x *index) hide(h uint64, i uint32) {
 	at := uint64(i / lanes)
-	x.tags[at].Store(x.tags[at].Load() &^ (0xff << (i % lanes * 8)))
+	storeWord(&x.tags[at].Uint64, x.tags[at].Load()&^(0xff<<(i%lanes*8)))
 	tag, b := tagOf(h), x.bucketOf(h)
 	for b != at {
 		if w := x.tags[b].Load(); w>>56 != passedFull {
-			x.tags[b].Store(w - passedOne)
+			storeWord(&x.tags[b].Uint64, w-passedOne)
 		}
 		b = x.next(b, tag)
 	}

@@ -4,69 +4,101 @@ package conntrack
 // key's client must be this shard's (else NotOwner), and the mapping the
 // client's (else NoMapping). A session that exists already is left as it is.
 // When it refuses, a dynamic mapping that no session uses is dropped too.
-//
-// The order of loads matters: everything that has to come from memory is asked
-// for before the first atomic store, because such a store waits for all of
-// them (it is a full barrier on amd64) and would make the misses queue up.
-func (s *Shard) Insert(se *Session, now Tick) Verdict { return s.insert(se, now, false) }
-
-// insert is Insert; a session of an earlier process is not held to the limits
-// of its client.
-func (s *Shard) insert(se *Session, now Tick, restored bool) Verdict {
-	k, k46 := &se.Key, se.key46()
-	s.now = now
-	if s.t.Owner(k.Client, k.ClientPort) != s.id {
+func (s *Shard) Insert(se *Session, now Tick) Verdict {
+	defer s.stats.publish()
+	k46 := se.key46()
+	f := Foresight{hash64: s.t.hash.key64(&se.Key), hash46: s.t.hash.key46(&k46)}
+	if int(f.hash64>>56) != s.id {
 		return NotOwner
 	}
-	h64, h46 := s.t.hash.key64(k), s.t.hash.key46(&k46)
-	s.index46.tags[s.index46.bucketOf(h46)].Load()
-	i, ok64 := s.index64.free(h64)
-	s.index64.slots[i].seq.Load()
-	j, ok46 := s.index46.free(h46)
-	s.index46.slots[j].seq.Load()
-
 	var v View64
-	if s.t.Lookup64(k, h64, &v) {
-		v.Touch(now)
+	return s.insert(se, &f, now, false, &v)
+}
+
+// Open is Insert for one of the keys that Foresee was given, after MapForeseen.
+// v gets the session as a lookup would find it.
+func (s *Shard) Open(se *Session, f *Foresight, now Tick, v *View64) Verdict {
+	if !f.mapped || s.mapping(f.bib) != (Mapping{Addr: se.Mapped, Port: se.MappedPort}) {
+		f.mapped, f.fresh = false, false // MapAt's, or a static one
+	}
+	if !f.mapped || f.bib != f.guess {
+		k46 := se.key46()
+		f.hash46 = s.t.hash.key46(&k46)
+	}
+	return s.insert(se, f, now, false, v)
+}
+
+// insert is Insert; a session of an earlier process is not held to the limits
+// of its client. Over a mapping made just now there is no session yet, but for
+// such as handoff servers caused.
+func (s *Shard) insert(se *Session, f *Foresight, now Tick, restored bool, v *View64) Verdict {
+	k := &se.Key
+	s.now = now
+	alone := f.fresh && !s.t.capacityForEntries()
+	if !alone && s.exists(k, f.hash64, now, v) {
 		return OK
 	}
-	if v.slot != nil && v.State() == stateRevoked {
-		s.removeSlot(v.self) // it would hide the new one until its time comes
-	}
-	origin, ok := s.acquire(se)
+	origin, ok := s.acquire(se, f)
 	if !ok {
-		s.Unmap(k.Client, k.ClientPort, k.Proto)
+		s.unmap(k.Client, k.ClientPort, k.Proto)
 		return NoMapping
 	}
-	s.displace(&k46, h46)
-	mark, v2 := s.takeSession(k.Client, origin, k.Proto, restored)
-	if v2 != OK {
-		s.letGo(se, origin)
-		return v2
+	mark, verdict := uint64(0), OK
+	if alone {
+		mark, verdict = s.takeSession(k.Client, origin, k.Proto, restored)
+	} else {
+		mark, verdict = s.takeOver(se, f.hash46, origin, restored)
 	}
+	if verdict != OK {
+		s.letGo(se, origin)
+		return verdict
+	}
+	i, ok64 := s.index64.free(f.hash64)
+	j, ok46 := s.index46.free(f.hash46)
 	if !ok64 || !ok46 || !s.takeRoom(k.Proto) {
 		s.giveBack(k.Client, mark, oneSession)
 		return s.refuse(se, origin)
 	}
-	s.write(se, origin, mark, [2]uint32{i, j}, [2]uint64{h64, h46}, now)
+	s.write(se, origin, mark, [2]uint32{i, j}, [2]uint64{f.hash64, f.hash46}, now)
 	s.arm(i, now, now+s.t.lifetime(k.Proto, se.State), k.Proto)
-	s.countPeer(k, origin, s.peers.add)
-	if k.Proto == Entry {
+	if s.peers.words != nil && origin != OriginHandoff {
+		s.peers.add(s.peerHash(k, f))
+	}
+	v.fill(&s.index64.slots[i], i, s.index64.slots[i].seq.Load(), f.hash64)
+	s.inserted(se, origin, i, restored)
+	return OK
+}
+
+// exists looks for the session that is about to be made.
+func (s *Shard) exists(k *Key64, h64 uint64, now Tick, v *View64) bool {
+	v.slot = nil
+	if s.t.Lookup64(k, h64, v) {
+		v.Touch(now)
+		return true
+	}
+	if v.slot != nil && v.State() == stateRevoked {
+		s.removeSlot(v.self) // it would hide the new one until its time comes
+	}
+	return false
+}
+
+// inserted counts a session that was just made, and notes it.
+func (s *Shard) inserted(se *Session, origin Origin, i uint32, restored bool) {
+	if se.Key.Proto == Entry {
 		s.recentEntries.add(i)
-		s.stats[statEntriesCached].Add(1)
-		s.stats[statEntries].Add(1)
-		return OK
+		s.stats.add(statEntriesCached, 1)
+		s.stats.add(statEntries, 1)
+		return
 	}
 	if origin == OriginHandoff {
 		s.recent.add(i)
-		s.stats[statHandoff].Add(1)
+		s.stats.add(statHandoff, 1)
 	}
 	if !restored {
 		s.noteSession(SessionCreated, se, origin, i, s.index64.slots[i].state.Load())
 	}
-	s.stats[statCreated].Add(1)
-	s.stats[statUsed].Add(1)
-	return OK
+	s.stats.add(statCreated, 1)
+	s.stats.add(statUsed, 1)
 }
 
 // write fills both slots and publishes them. mark is for the 64 slot alone.
@@ -85,24 +117,36 @@ func (s *Shard) write(se *Session, origin Origin, mark uint64, at [2]uint32, h [
 // refuse undoes acquire for a session that found no room.
 func (s *Shard) refuse(se *Session, origin Origin) Verdict {
 	s.letGo(se, origin)
-	s.stats[statRefused].Add(1)
+	s.stats.add(statRefused, 1)
 	return TableFull
 }
 
-// displace removes the session that has the same IPv4 side. There is one only
-// when a client speaks, from the same port, to the same server through another
-// pool6 prefix: what comes back can be translated to one of them, and the
-// newer one is meant.
-func (s *Shard) displace(k46 *Key46, h46 uint64) {
-	if other, _, _ := s.index46.find46(h46, k46.query()); other != nil {
-		s.removeSlot(uint32(other.w[4].Load() >> 32))
+// takeOver is takeSession where there may be a session that has the same IPv4
+// side, which then ends. There is one when a client speaks, from the same port,
+// to the same server through another pool6 prefix: what comes back can be
+// translated to one of them, and the newer one is meant. The client then has no
+// more sessions than before, so its limit does not matter.
+func (s *Shard) takeOver(se *Session, h46 uint64, origin Origin, unlimited bool) (mark uint64, v Verdict) {
+	k46 := se.key46()
+	other, _, _ := s.index46.find46(h46, k46.query())
+	if other == nil {
+		return s.takeSession(se.Key.Client, origin, se.Key.Proto, unlimited)
 	}
+	old := uint32(other.w[4].Load() >> 32)
+	var w words
+	_, ok := s.index64.slots[old].load(&w)
+	replaces := ok && w[4]&countedBit != 0 && w.session().Key.Client == se.Key.Client
+	if mark, v = s.takeSession(se.Key.Client, origin, se.Key.Proto, unlimited || replaces); v == OK {
+		s.removeSlot(old)
+	}
+	return mark, v
 }
 
 // Remove ends the session that a view of this shard saw, if it still lives.
 func (s *Shard) Remove(v *View64) {
 	if int(v.Owner) == s.id && v.slot.seq.Load() == v.seq {
 		s.removeSlot(v.self)
+		s.stats.publish()
 	}
 }
 
@@ -122,20 +166,22 @@ func (s *Shard) removeSlot(i uint32) {
 	a.clear()
 	s.index46.slots[j].clear()
 	s.wheel.unlink(s.index64.slots, i)
-	s.countPeer(&se.Key, se.Origin, s.peers.drop)
+	if s.peers.words != nil && se.Origin != OriginHandoff {
+		s.peers.drop(s.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto))
+	}
 	s.letGo(&se, se.Origin)
 	s.giveBack(se.Key.Client, w[4]&countedBit, oneSession)
 	if se.Key.Proto == Entry {
 		s.t.freeEntries.Add(1)
-		s.stats[statEntries].Add(^uint64(0))
-		s.stats[statPurged].Add(1)
+		s.stats.add(statEntries, -1)
+		s.stats.add(statPurged, 1)
 		return
 	}
 	if se.Origin == OriginHandoff {
-		s.stats[statHandoff].Add(^uint64(0))
+		s.stats.add(statHandoff, -1)
 	}
 	s.giveCredit()
-	s.stats[statUsed].Add(^uint64(0))
+	s.stats.add(statUsed, -1)
 }
 
 // Room for sessions is counted over all shards, so that the limit is the
@@ -170,13 +216,15 @@ func (s *Shard) giveCredit() {
 	}
 }
 
-// countPeer counts sessions over mappings of our own. What lies over a server's
-// entry says nothing about those: a client that reaches a server through that
-// server's entry alone has not used a mapping with it (handoff draft §8).
-func (s *Shard) countPeer(k *Key64, o Origin, count func(hash uint64)) {
-	if o != OriginHandoff {
-		count(s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto))
+// peerHash is what a session over a mapping of our own is counted by. What lies
+// over a server's entry says nothing about those: a client that reaches a server
+// through that server's entry alone has not used a mapping with it (handoff
+// draft §8).
+func (s *Shard) peerHash(k *Key64, f *Foresight) uint64 {
+	if f.peer != 0 {
+		return f.peer
 	}
+	return s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto)
 }
 
 // HasSessionWith tells whether a client's transport address has a session over

@@ -70,7 +70,7 @@ func (s *Shard) Events() []Event {
 // note adds to the journal, which has room unless its worker forgot about it.
 func (s *Shard) note(e *Event) {
 	if len(s.journal.events) == journalSize {
-		s.stats[statEventsLost].Add(1)
+		s.stats.add(statEventsLost, 1)
 		return
 	}
 	s.journal.events = append(s.journal.events, *e)

@@ -123,10 +123,10 @@ func (s *Shard) takePort(client Addr6, restored bool) (mark uint64, v Verdict) {
 func (s *Shard) take(client Addr6, one, limit uint64) tally {
 	result, born := s.t.clients.take(client, s.t.hash.address(client), one, limit)
 	if born {
-		s.stats[statClients].Add(1)
+		s.stats.add(statClients, 1)
 	}
 	if result == noPlace {
-		s.stats[statUncounted].Add(1)
+		s.stats.add(statUncounted, 1)
 	}
 	return result
 }
@@ -134,7 +134,7 @@ func (s *Shard) take(client Addr6, one, limit uint64) tally {
 // giveBack undoes take for what carries a mark.
 func (s *Shard) giveBack(client Addr6, mark, one uint64) {
 	if mark != 0 && s.t.clients.give(client, s.t.hash.address(client), one) {
-		s.stats[statClients].Add(^uint64(0))
+		s.stats.add(statClients, -1)
 	}
 }
 

@@ -209,3 +209,37 @@ func TestConfigProblemsAreAllReported(t *testing.T) {
 		t.Error("the same static mapping twice is accepted")
 	}
 }
+
+// A session through another pool6 prefix takes the place of the one with the same
+// IPv4 side, also at the client's limit: it has no more than before. Refused, it
+// takes nobody's place.
+func TestLimitAndTheSameIPv4Side(t *testing.T) {
+	f := newFixture(t, Config{PerClient: ClientLimits{Sessions: 1}})
+	k := flow(0)
+	f.open(k, StateNone, 1)
+	other := k
+	other.Pool6 = 1
+	f.open(other, StateNone, 1)
+	if _, ok := f.get64(k); ok {
+		t.Error("both sessions are there")
+	}
+	if n, _ := f.ClientHas(k.Client); n != 1 {
+		t.Errorf("the client has %d sessions, want 1", n)
+	}
+	f.check()
+
+	f = newFixture(t, Config{})
+	f.open(k, StateNone, 1) // does not count
+	f.SetClientLimits(ClientLimits{Sessions: 1})
+	second := k
+	second.ServerPort++
+	f.open(second, StateNone, 1)
+	if _, v := f.tryOpen(other, StateNone, 1); v != ClientSessions {
+		t.Errorf("verdict %v, want %v", v, ClientSessions)
+	}
+	if _, ok := f.get64(k); !ok {
+		t.Error("a session that was refused has ended another")
+	}
+	f.expireAll(1)
+	f.check()
+}

@@ -11,6 +11,7 @@ package conntrack
 // of its own address, so that all shards agree; another is as if it had some
 // elsewhere. Neither the class nor the parity of the client's port counts.
 func (s *Shard) MapAt(client Addr6, port uint16, p Proto, at uint32, mapped uint16) (Mapping, bool) {
+	defer s.stats.publish()
 	c := s.t.hash.client(client, port)
 	if s.t.hash.owner(c) != uint64(s.id) {
 		return Mapping{}, false
@@ -24,7 +25,7 @@ func (s *Shard) MapAt(client Addr6, port uint16, p Proto, at uint32, mapped uint
 	if !ok || s.forward.full() {
 		return Mapping{}, false
 	}
-	if _, _, ok := s.forward.find(s.t.bib, hash, k, s.kindSize(), client, port); ok {
+	if _, _, ok := s.forward.find(s.t.bib, hash, k, client, port); ok {
 		return Mapping{}, false
 	}
 	mark, v := s.takePort(client, false)

@@ -59,9 +59,6 @@ func (p *peers) has(hash uint64) bool {
 // session per server port, 2¹⁶ at most (those that differ only in the pool6
 // prefix displace one another).
 func (p *peers) add(hash uint64) {
-	if p.words == nil {
-		return
-	}
 	at := p.find(hash)
 	if p.words[at] == 0 {
 		p.words[at] = hash >> peerShift << peerShift
@@ -72,9 +69,6 @@ func (p *peers) add(hash uint64) {
 // drop uncounts one session; the last one's word goes, and the gap is closed
 // as in forward.remove.
 func (p *peers) drop(hash uint64) {
-	if p.words == nil {
-		return
-	}
 	at := p.find(hash)
 	if p.words[at]--; p.words[at]&peerCount != 0 {
 		return

@@ -68,10 +68,10 @@ func (pk *picker) pick(k kind, first, home int, client uint16, r uint64) (addr i
 	return 0, 0, false
 }
 
-// foresee is the port that pick would most likely claim.
-func (pk *picker) foresee(k kind, addr int, client uint16, r uint64) (int, uint16) {
-	port, _ := pk.scan(pk.pool.set(k, addr), classes(k, client)[0], client&1, 0, r, false)
-	return addr, port
+// foresee is the port that pick would claim first, if there is one of the
+// class, the parity and the shard's own blocks.
+func (pk *picker) foresee(k kind, addr int, client uint16, r uint64) (uint16, bool) {
+	return pk.scan(pk.pool.set(k, addr), classes(k, client)[0], client&1, 0, r, false)
 }
 
 // pickAt claims a port of one address. The class counts for more than the

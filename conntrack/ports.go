@@ -97,6 +97,14 @@ func (p *ports) close() error {
 // set numbers the port sets: all addresses of one kind, then of the other.
 func (p *ports) set(k kind, addr int) int { return int(k)*len(p.addrs) + addr }
 
+// addrOf gives the index of a port set's address.
+func (p *ports) addrOf(set int) int {
+	if set >= len(p.addrs) {
+		set -= len(p.addrs)
+	}
+	return set
+}
+
 // indexOf finds a pool4 address. Most pools are one address or one prefix,
 // which the first guess hits.
 func (p *ports) indexOf(addr uint32) (int, bool) {

@@ -16,3 +16,8 @@ const together = 64
 func prefetch[T offHeap](lines []*T) {
 	prefetchLines(*(*[]unsafe.Pointer)(unsafe.Pointer(&lines)))
 }
+
+// prefetchLine asks for one line.
+//
+// unsafe: as prefetch.
+func prefetchLine[T offHeap](line *T) { prefetchOne(unsafe.Pointer(line)) }

@@ -16,3 +16,9 @@ loop:
 
 done:
 	RET
+
+// func prefetchOne(line unsafe.Pointer)
+TEXT ·prefetchOne(SB), NOSPLIT, $0-8
+	MOVQ       line+0(FP), AX
+	PREFETCHT0 (AX)
+	RET

@@ -14,3 +14,9 @@ loop:
 
 done:
 	RET
+
+// func prefetchOne(line unsafe.Pointer)
+TEXT ·prefetchOne(SB), NOSPLIT, $0-8
+	MOVD line+0(FP), R0
+	PRFM (R0), PLDL1KEEP
+	RET

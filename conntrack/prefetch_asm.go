@@ -9,3 +9,8 @@ import "unsafe"
 //
 //go:noescape
 func prefetchLines(lines []unsafe.Pointer)
+
+// prefetchOne is prefetchLines for one.
+//
+//go:noescape
+func prefetchOne(line unsafe.Pointer)

@@ -117,12 +117,13 @@ func (s *Shard) readmit(se *Session, stamp, now Tick) bool {
 	if s.t.Lookup64(&se.Key, h, &v) || s.t.Lookup46(&k46, h46, &v46) {
 		return false // the file has it twice
 	}
-	if !s.adopt(se) || s.insert(se, now, true) != OK || !s.t.Lookup64(&se.Key, h, &v) {
+	defer s.stats.publish()
+	if !s.adopt(se) || s.insert(se, &Foresight{hash64: h, hash46: h46}, now, true, &v) != OK {
 		return false
 	}
 	v.slot.stamp.Store(uint32(stamp))
 	s.index46.slots[v.peer].stamp.Store(uint32(stamp))
-	s.stats[statRestored].Add(1)
+	s.stats.add(statRestored, 1)
 	return true
 }
 
@@ -140,7 +141,7 @@ func (s *Shard) adopt(se *Session) bool {
 	}
 	c, kd := s.t.hash.client(k.Client, k.ClientPort), kindOf(k.Proto)
 	hash := forwardHash(c, kd)
-	if _, _, ok := s.forward.find(s.t.bib, hash, kd, s.kindSize(), k.Client, k.ClientPort); ok || s.forward.full() {
+	if _, _, ok := s.forward.find(s.t.bib, hash, kd, k.Client, k.ClientPort); ok || s.forward.full() {
 		return false // one client port has one dynamic mapping
 	}
 	set, ok := s.t.poolSet(kd, se.Mapped)

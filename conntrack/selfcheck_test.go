@@ -258,15 +258,15 @@ func (c *checker) forward(s *Shard) error {
 		if !ok {
 			return fmt.Errorf("BIB index names entry %d, which is no mapping", i)
 		}
-		k := kind(i / s.kindSize())
+		k := s.t.bib.kindOf(i)
 		hash := forwardHash(c.t.hash.client(client, port), k)
-		if got, _, ok := s.forward.find(c.t.bib, hash, k, s.kindSize(), client, port); !ok || got != i {
+		if got, _, ok := s.forward.find(c.t.bib, hash, k, client, port); !ok || got != i {
 			return fmt.Errorf("mapping %d cannot be found by its client", i)
 		}
 	}
 	c.mappings += n
-	if n != s.forward.used || n != int(s.stats[statBIB].Load()) {
-		return fmt.Errorf("%d mappings, index counts %d, counter %d", n, s.forward.used, s.stats[statBIB].Load())
+	if n != s.forward.used || n != int(s.stats.own[statBIB]) {
+		return fmt.Errorf("%d mappings, index counts %d, counter %d", n, s.forward.used, s.stats.own[statBIB])
 	}
 	return nil
 }
@@ -334,7 +334,7 @@ func (c *checker) port(set int, port uint16, free bool, live *int) error {
 		if sessions != c.refs[i] || sessions == 0 {
 			return fmt.Errorf("mapping %d counts %d sessions, has %d", i, sessions, c.refs[i])
 		}
-		if tcp := c.t.bib.entries[i].tcp.Load(); tcp != c.tcp[i] {
+		if tcp := c.t.bib.entries[i].counts.Load() >> 32; tcp != c.tcp[i] {
 			return fmt.Errorf("mapping %d counts %d TCP sessions, has %d", i, tcp, c.tcp[i])
 		}
 		if m := c.t.bib.entries[i].meta.Load()&bibHeld != 0; m != held {

@@ -51,8 +51,7 @@ type Shard struct {
 	blocks     ownBlocks
 	journal    journal
 
-	_     [64]byte // counters are read by others: not on a line that lookups need
-	stats [statCount]atomic.Uint64
+	stats tallies
 }
 
 // keyStream is the source of port choices: ChaCha8 with a key of the shard's
@@ -111,23 +110,28 @@ func (s *Shard) close() error {
 // (RFC 6146 §3.5.1.1). A new one lasts only if a session follows: call Insert,
 // or Unmap when there will be none.
 func (s *Shard) Map(client Addr6, port uint16, p Proto) (Mapping, Verdict) {
-	return s.MapForeseen(client, port, p, &Foresight{random: s.picker.rng.next()})
-}
-
-// MapForeseen is Map after Foresee.
-func (s *Shard) MapForeseen(client Addr6, port uint16, p Proto, f *Foresight) (Mapping, Verdict) {
-	c := s.t.hash.client(client, port)
-	if s.t.hash.owner(c) != uint64(s.id) {
+	defer s.stats.publish()
+	f := Foresight{client: s.t.hash.client(client, port), random: s.picker.rng.next()}
+	if s.t.hash.owner(f.client) != uint64(s.id) {
 		return Mapping{}, NotOwner
 	}
+	return s.MapForeseen(&Key64{Client: client, ClientPort: port, Proto: p}, &f)
+}
+
+// MapForeseen is Map for one of the keys that Foresee was given, which are this
+// shard's. Open follows, or Unmap.
+func (s *Shard) MapForeseen(key *Key64, f *Foresight) (Mapping, Verdict) {
+	client, port := key.Client, key.ClientPort
+	f.mapped, f.fresh = false, false
 	if set := s.t.statics.Load(); len(set.byClient) > 0 {
-		if e := set.byClient[clientKey{client, port, p}]; e != nil {
+		if e := set.byClient[clientKey{client, port, key.Proto}]; e != nil {
 			return Mapping{e.Mapped, e.MappedPort, true}, OK
 		}
 	}
-	k := kindOf(p)
-	hash := forwardHash(c, k)
-	if i, _, ok := s.forward.find(s.t.bib, hash, k, s.kindSize(), client, port); ok {
+	k := kindOf(key.Proto)
+	hash := forwardHash(f.client, k)
+	if i, _, ok := s.forward.find(s.t.bib, hash, k, client, port); ok {
+		f.bib, f.mapped = i, true
 		return s.mapping(i), OK
 	}
 	if s.forward.full() {
@@ -137,13 +141,13 @@ func (s *Shard) MapForeseen(client Addr6, port uint16, p Proto, f *Foresight) (M
 	if v != OK {
 		return Mapping{}, v
 	}
-	addr, mapped, v := s.choose(k, client, port, f.random)
+	i, v := s.choose(k, client, port, f)
 	if v != OK {
 		s.giveBack(client, mark, onePort)
 		return Mapping{}, v
 	}
-	i := bibIndex(s.t.ports.set(k, addr), mapped)
 	s.openBIB(i, hash, client, port, mark)
+	f.bib, f.mapped, f.fresh = i, true, true
 	return s.mapping(i), OK
 }
 
@@ -156,52 +160,63 @@ func (s *Shard) FindMapping(client Addr6, port uint16, p Proto) (Mapping, bool) 
 		}
 	}
 	k := kindOf(p)
-	i, _, ok := s.forward.find(s.t.bib, forwardHash(s.t.hash.client(client, port), k), k, s.kindSize(), client, port)
+	i, _, ok := s.forward.find(s.t.bib, forwardHash(s.t.hash.client(client, port), k), k, client, port)
 	if !ok || !s.t.bib.entries[i].serves(p) {
 		return Mapping{}, false
 	}
 	return s.mapping(i), true
 }
 
-// choose claims a port for a new mapping.
-func (s *Shard) choose(k kind, client Addr6, port uint16, random uint64) (addr int, mapped uint16, v Verdict) {
+// choose claims a port for a new mapping, and gives the mapping's place: the
+// port that was foreseen, if it is still free.
+func (s *Shard) choose(k kind, client Addr6, port uint16, f *Foresight) (uint32, Verdict) {
+	p := s.t.ports
+	if f.chosen && p.claim(int(f.guess>>16), uint16(f.guess)) {
+		return f.guess, OK
+	}
+	if f.random == 0 { // a mapping was foreseen, which was another client's
+		f.random = s.picker.rng.next()
+	}
 	if s.t.blocks.on() {
-		return s.pickFromBlocks(k, client, port, random)
+		addr, mapped, v := s.pickFromBlocks(k, client, port, f.random)
+		return bibIndex(p.set(k, addr), mapped), v
 	}
 	first, home := s.paired(client)
-	addr, mapped, ok := s.picker.pick(k, first, home, port, random)
+	addr, mapped, ok := s.picker.pick(k, first, home, port, f.random)
 	if !ok {
-		return 0, 0, PortsUsedUp
+		return 0, PortsUsedUp
 	}
-	return addr, mapped, OK
+	return bibIndex(p.set(k, addr), mapped), OK
 }
 
 func (s *Shard) openBIB(i, hash uint32, client Addr6, port uint16, mark uint64) {
-	mark |= s.goAway(client, int(i%s.kindSize()>>16))
+	mark |= s.goAway(client, s.addrOf(i))
 	s.t.bib.entries[i].open(client, port, mark)
 	s.forward.insert(hash, i)
-	s.hold(s.addrOf(i), uint16(i))
-	s.stats[statBIB].Add(1)
+	s.hold(i)
+	s.stats.add(statBIB, 1)
 }
-
-// kindSize is the number of BIB entries of one number space.
-func (s *Shard) kindSize() uint32 { return uint32(len(s.t.ports.addrs)) << 16 }
 
 func (s *Shard) mapping(i uint32) Mapping {
 	return Mapping{Addr: s.t.ports.addrs[s.addrOf(i)], Port: uint16(i)}
 }
 
 // addrOf gives the index of a BIB entry's pool4 address.
-func (s *Shard) addrOf(i uint32) int { return int(i % s.kindSize() >> 16) }
+func (s *Shard) addrOf(i uint32) int { return s.t.ports.addrOf(int(i >> 16)) }
 
 // Unmap drops the dynamic mapping that Map may have made, unless a session
 // uses it.
 func (s *Shard) Unmap(client Addr6, port uint16, p Proto) {
+	s.unmap(client, port, p)
+	s.stats.publish()
+}
+
+func (s *Shard) unmap(client Addr6, port uint16, p Proto) {
 	c, k := s.t.hash.client(client, port), kindOf(p)
 	if s.t.hash.owner(c) != uint64(s.id) {
 		return
 	}
-	i, at, ok := s.forward.find(s.t.bib, forwardHash(c, k), k, s.kindSize(), client, port)
+	i, at, ok := s.forward.find(s.t.bib, forwardHash(c, k), k, client, port)
 	if ok && s.t.bib.entries[i].sessions() == 0 {
 		s.closeBIB(i, at, client)
 	}
@@ -211,12 +226,12 @@ func (s *Shard) Unmap(client Addr6, port uint16, p Proto) {
 func (s *Shard) closeBIB(i uint32, at int, client Addr6) {
 	flags := s.t.bib.entries[i].close()
 	s.forward.remove(at)
-	s.stats[statBIB].Add(^uint64(0))
+	s.stats.add(statBIB, -1)
 	s.giveBack(client, flags&bibCounted, onePort)
 	if flags&bibAway != 0 {
-		s.t.away.drop(s.t.hash.address(client), int(i%s.kindSize()>>16))
+		s.t.away.drop(s.t.hash.address(client), s.addrOf(i))
 	}
-	s.letBlock(s.addrOf(i), uint16(i))
+	s.letBlock(i)
 	if flags&bibHeld == 0 {
 		s.t.ports.release(int(i>>16), uint16(i))
 	}
@@ -224,10 +239,14 @@ func (s *Shard) closeBIB(i uint32, at int, client Addr6) {
 
 // acquire makes a session count on its mapping: the static one of its
 // protocol, else the dynamic one. false when the client has no such mapping.
-func (s *Shard) acquire(se *Session) (Origin, bool) {
+func (s *Shard) acquire(se *Session, f *Foresight) (Origin, bool) {
 	k := &se.Key
 	if se.Origin == OriginHandoff {
 		return OriginHandoff, true // the mapping is the server's
+	}
+	if f.fresh { // no static one has its port, and nothing else uses it
+		s.t.bib.entries[f.bib].count(k.Proto, 1)
+		return OriginNAT64, true
 	}
 	if set := s.t.statics.Load(); len(set.byMapped) > 0 {
 		key := mappedKey{se.Mapped, se.MappedPort, k.Proto}
@@ -249,10 +268,7 @@ func (s *Shard) acquire(se *Session) (Origin, bool) {
 	}
 	e.count(k.Proto, 1)
 	s.countMapping(e, k.Client)
-	if se.Origin == OriginStatic {
-		return OriginNAT64, true
-	}
-	return se.Origin, true
+	return OriginNAT64, true
 }
 
 // letGo undoes acquire, and ends a dynamic mapping with its last session.
@@ -267,7 +283,7 @@ func (s *Shard) letGo(se *Session, origin Origin) {
 		return
 	}
 	set, _ := s.t.poolSet(kindOf(k.Proto), se.Mapped)
-	if e := &s.t.bib.entries[bibIndex(set, se.MappedPort)]; e.count(k.Proto, ^uint64(0)) == 0 {
-		s.Unmap(k.Client, k.ClientPort, k.Proto)
+	if e := &s.t.bib.entries[bibIndex(set, se.MappedPort)]; e.count(k.Proto, -1) == 0 {
+		s.unmap(k.Client, k.ClientPort, k.Proto)
 	}
 }

@@ -115,20 +115,8 @@ func (s *slot) is46(q query) bool {
 // store writes a session into an empty slot. Owner only. A process killed
 // half-way leaves seq odd, so a restart does not take half a session up.
 func (s *slot) store(w *words, state uint32, now Tick) {
-	seq := s.seq.Load()
-	if seq&1 == 0 { // never used: memory starts as zeros
-		seq++
-		s.seq.Store(seq)
-	}
-	for i := range w {
-		s.w[i].Store(w[i])
-	}
-	if s.hop.Load() != 0 {
-		s.hop.Store(0)
-	}
-	s.stamp.Store(uint32(now))
-	s.state.Store(state)
-	s.seq.Store(seq + 1)
+	seq := s.seq.Load() | 1 // even only if it was never used: memory starts as zeros
+	storeSlot(s, w, uint64(state)<<32|uint64(now), seq)
 }
 
 // clear empties a slot. Owner only, after its tag is gone.

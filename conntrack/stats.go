@@ -1,6 +1,14 @@
 package conntrack
 
-// The counters of a shard. Its worker writes them, anyone reads.
+import (
+	"math/bits"
+	"sync/atomic"
+)
+
+// The counters of a shard. Its worker counts in plain words, for a session moves
+// several of them, and publish copies what has changed to where anyone may read
+// it: at the end of Expire, which a worker calls once per round, and of what
+// else changes anything but Map and Open, which come before it.
 const (
 	statUsed    = iota
 	statCreated // with those restored
@@ -37,16 +45,38 @@ type Stats struct {
 	Statics    uint64 // static mappings now; in a shard's Stats always 0
 }
 
+// tallies are a shard's counters.
+type tallies struct {
+	own     [statCount]uint64
+	changed uint32 // bit set of those that publish has to copy
+
+	_      [64]byte // others read what follows: not on a line that lookups need
+	public [statCount]atomic.Uint64
+}
+
+// add changes a counter. Owner only, as publish.
+func (c *tallies) add(stat int, n int64) {
+	c.own[stat] += uint64(n)
+	c.changed |= 1 << stat
+}
+
+func (c *tallies) publish() {
+	for ; c.changed != 0; c.changed &= c.changed - 1 {
+		stat := bits.TrailingZeros32(c.changed)
+		c.public[stat].Store(c.own[stat])
+	}
+}
+
 // Stats reads the shard's counters. Any goroutine.
 func (s *Shard) Stats() Stats {
-	restored := s.stats[statRestored].Load() // first: the difference is never negative
+	restored := s.stats.public[statRestored].Load() // first: the difference is never negative
 	return Stats{
-		Used: s.stats[statUsed].Load(), Created: s.stats[statCreated].Load() - restored, Restored: restored,
-		Expired: s.stats[statExpired].Load(), Refused: s.stats[statRefused].Load(),
-		BIB:    s.stats[statBIB].Load(),
-		Blocks: s.stats[statBlocks].Load(), EventsLost: s.stats[statEventsLost].Load(),
-		Clients: s.stats[statClients].Load(), Uncounted: s.stats[statUncounted].Load(),
-		Entries: s.stats[statEntries].Load(), Cached: s.stats[statEntriesCached].Load(), Purged: s.stats[statPurged].Load(),
+		Used: s.stats.public[statUsed].Load(), Created: s.stats.public[statCreated].Load() - restored, Restored: restored,
+		Expired: s.stats.public[statExpired].Load(), Refused: s.stats.public[statRefused].Load(),
+		BIB:    s.stats.public[statBIB].Load(),
+		Blocks: s.stats.public[statBlocks].Load(), EventsLost: s.stats.public[statEventsLost].Load(),
+		Clients: s.stats.public[statClients].Load(), Uncounted: s.stats.public[statUncounted].Load(),
+		Entries: s.stats.public[statEntries].Load(), Cached: s.stats.public[statEntriesCached].Load(), Purged: s.stats.public[statPurged].Load(),
 	}
 }
 

@@ -79,6 +79,7 @@ func (s *Shard) arm(i uint32, now, due Tick, p Proto) {
 // It does work for at most budget sessions; what is left, the next call does.
 // A worker calls it once per burst.
 func (s *Shard) Expire(now Tick, budget int) (expired int) {
+	defer s.stats.publish()
 	w := &s.wheel
 	s.now = now
 	s.probes = s.probes[:0]
@@ -133,7 +134,7 @@ func (s *Shard) recheck(i uint32, now Tick) (expired bool) {
 // expire removes a session whose time has come. Entries are counted apart.
 func (s *Shard) expire(i uint32) {
 	if protoOf(s.index64.slots[i].w[4].Load()) != Entry {
-		s.stats[statExpired].Add(1)
+		s.stats.add(statExpired, 1)
 	}
 	s.removeSlot(i)
 }

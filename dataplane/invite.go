@@ -159,5 +159,5 @@ func (w *Worker) mapClient(k *conntrack.Key64, f *conntrack.Foresight, syns bool
 			return m, conntrack.OK
 		}
 	}
-	return w.shard.MapForeseen(k.Client, k.ClientPort, k.Proto, f)
+	return w.shard.MapForeseen(k, f)
 }

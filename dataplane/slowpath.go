@@ -34,7 +34,7 @@ func (w *Worker) missed64(m *meta) {
 		w.drop(m, DropFragmentNoSession)
 		return
 	}
-	if owner := w.table.Owner(m.k64.Client, m.k64.ClientPort); owner != w.id {
+	if owner := conntrack.OwnerOf(m.hash); owner != w.id {
 		w.giveTo(owner, m)
 		return
 	}
@@ -43,13 +43,18 @@ func (w *Worker) missed64(m *meta) {
 	s.n++
 }
 
-// openAll64 opens sessions for the packets that missed64 noted. What that takes
-// out of memory is asked for first, for all of them together.
+// openAll64 opens sessions for the packets that missed64 noted. Foresee runs
+// ahead, so that what opening one takes out of memory is there when its turn
+// comes.
 func (w *Worker) openAll64() {
 	s := &w.missed
 	mine := s.n
-	w.shard.Foresee(s.keys[:mine], s.hashes[:mine], s.foresight[:mine])
-	for i := range mine {
+	for step := range mine + conntrack.Ahead {
+		w.shard.Foresee(s.keys[:mine], s.hashes[:mine], s.foresight[:mine], step)
+		i := step - conntrack.Ahead
+		if i < 0 {
+			continue
+		}
 		m := s.meta[i]
 		if i > 0 && w.table.Lookup64(&m.k64, m.hash, &m.v64) {
 			w.used64(m) // a packet before it in this burst has opened it
@@ -93,7 +98,7 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 	}
 	w.deltas(&s)
 	first := w.handoff != nil && k.Proto != conntrack.ICMP && !w.shard.UsedWith(k.Client, k.ClientPort, k.Server)
-	if v := w.shard.Insert(&s, w.now); v != conntrack.OK {
+	if v := w.shard.Open(&s, f, w.now, &m.v64); v != conntrack.OK {
 		w.answer6(m, 1, 3, 0)
 		w.drop(m, verdictReasons[v])
 		return
@@ -103,9 +108,6 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 	}
 	if first {
 		w.notify(&s)
-	}
-	if !w.table.Lookup64(k, m.hash, &m.v64) {
-		w.drop(m, DropTableFull)
 	}
 }
 
