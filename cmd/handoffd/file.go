@@ -49,13 +49,21 @@ func applyKey(path string, fs *flag.FlagSet, given map[string]bool, key string, 
 		return nil
 	}
 	text, want := "", "a string"
-	if key == "max-entries-per-nat64" {
+	switch key {
+	case "max-entries-per-nat64", "device-mtu":
 		want = "a number"
 		if v.Type() == fastjson.TypeNumber {
 			text = v.String()
 		}
-	} else if v.Type() == fastjson.TypeString {
-		text = string(v.GetStringBytes())
+	case "mode-changes":
+		want = "true or false"
+		if t := v.Type(); t == fastjson.TypeTrue || t == fastjson.TypeFalse {
+			text = v.String()
+		}
+	default:
+		if v.Type() == fastjson.TypeString {
+			text = string(v.GetStringBytes())
+		}
 	}
 	if text == "" {
 		return usagef("configuration %s: %s must be %s, not %s: %w", path, key, want, v, errFile)

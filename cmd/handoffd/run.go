@@ -25,17 +25,26 @@ const runUsage = `  handoffd run [FLAGS]
   --log FILE|-                who was behind which port, flushed to disk (STATE-DIR/handoffd.log);
                               "-" is standard output, which cannot be flushed: then only the table is durable
   --log-format text|json      (text)
-  --mode minimal              TCP and UDP, no privileges; local-nat and mixed come with a later version
+  --mode minimal              TCP and UDP; the NAT64 translates; needs no privilege
+         local-nat            every protocol; handoffd translates, each client has an IPv4 address of the pool
+         mixed                handoffd translates, local programs see the NAT64's address
+                              local-nat and mixed need CAP_NET_ADMIN at the start, to make a TUN device
+  --pool PREFIX               addresses for the clients of local-nat, of RFC 1918 or RFC 6598 (100.64.0.0/16)
+  --device NAME               the TUN device; it is there as long as handoffd runs (handoff0)
+  --device-mtu N              its MTU; 0: what the default route's interface leaves room for (0)
+  --mode-changes              make the device in any mode, so that "handoffd mode" can choose any later
   --max-entries-per-nat64 N   when a NAT64 has that many, the least recently used entry that no local
                               socket uses makes room for a new one (64000)
 
-SIGTERM stops the server, SIGHUP makes it open the log anew.
+SIGTERM stops the server. SIGHUP makes it open the log anew, and take over the mode from the
+configuration file. All capabilities are given up once the device is made.
 `
 
 // settings is what flags and configuration file say. Used by one goroutine.
 type settings struct {
-	config, listen, stateDir, log, logFormat, mode, pool string
-	maxEntries                                           int
+	config, listen, stateDir, log, logFormat, mode, pool, device string
+	maxEntries, deviceMTU                                        int
+	modeChanges                                                  bool
 }
 
 func (s *settings) register(fs *flag.FlagSet) {
@@ -45,24 +54,24 @@ func (s *settings) register(fs *flag.FlagSet) {
 	fs.StringVar(&s.stateDir, "state-dir", d.StateDir, "")
 	fs.StringVar(&s.log, "log", "", "")
 	fs.StringVar(&s.logFormat, "log-format", d.LogFormat, "")
-	fs.StringVar(&s.mode, "mode", "minimal", "")
-	fs.StringVar(&s.pool, "pool", "", "")
+	fs.StringVar(&s.mode, "mode", d.Mode.String(), "")
+	fs.StringVar(&s.pool, "pool", d.Pool.String(), "")
+	fs.StringVar(&s.device, "device", d.Device, "")
+	fs.IntVar(&s.deviceMTU, "device-mtu", d.DeviceMTU, "")
+	fs.BoolVar(&s.modeChanges, "mode-changes", false, "")
 	fs.IntVar(&s.maxEntries, "max-entries-per-nat64", d.MaxEntries, "")
 }
 
 // serverConfig checks the settings.
 func (s *settings) serverConfig() (c server.Config, err error) {
-	switch s.mode {
-	case "minimal":
-	case "local-nat", "mixed":
-		return c, usagef("mode %s comes with a later version; minimal is there", s.mode)
-	default:
-		return c, usagef("mode %q is unknown; minimal is there, local-nat and mixed come with a later version", s.mode)
-	}
-	if s.pool != "" {
-		return c, usagef("pool is for the modes local-nat and mixed, which come with a later version")
-	}
 	c = server.DefaultConfig()
+	if c.Mode, err = server.ParseMode(s.mode); err != nil {
+		return c, usageError{err}
+	}
+	if c.Pool, err = netip.ParsePrefix(s.pool); err != nil {
+		return c, usagef("pool %q is not a prefix such as 100.64.0.0/16: %w", s.pool, err)
+	}
+	c.Device, c.DeviceMTU, c.ModeChanges = s.device, s.deviceMTU, s.modeChanges
 	if c.Listen, err = netip.ParseAddrPort(s.listen); err != nil {
 		return c, usagef("listen %q is not ADDRESS:PORT: %w", s.listen, err)
 	}

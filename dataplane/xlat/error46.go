@@ -68,7 +68,7 @@ func judge46(b []byte, p, inner *packet.Parsed, o *Options) (icmpHeader, Status)
 	if s != OK {
 		return m, s
 	}
-	return m, innerStatus(inner)
+	return m, innerStatus(inner, o)
 }
 
 // inner46 translates what is there of the quoted upper layer; n is its length
@@ -79,6 +79,9 @@ func inner46(u []byte, inner *packet.Parsed, n int, f *ErrorFlow46) {
 		to := sum6(f.InnerSrcHi, f.InnerSrcLo, f.InnerDstHi, f.InnerDstLo, f.InnerSrcPort, f.InnerDstPort)
 		quotedPorts(u, inner.Kind, f.InnerSrcPort, f.InnerDstPort, packet.Delta(from, to))
 		return
+	}
+	if inner.Kind == packet.KindOther {
+		return // nobody looks at a checksum in a quote
 	}
 	to := sum6(f.InnerSrcHi, f.InnerSrcLo, f.InnerDstHi, f.InnerDstLo, f.InnerSrcPort, 0)
 	echo46(u, n, f.InnerSrcPort, packet.Delta(uint64(inner.SrcPort), to))

@@ -65,7 +65,7 @@ func judge64(b []byte, p, inner *packet.Parsed, o *Options) (icmpHeader, Status)
 	if s != OK {
 		return m, s
 	}
-	return m, innerStatus(inner)
+	return m, innerStatus(inner, o)
 }
 
 // inner64 translates what is there of the quoted upper layer; n is its length
@@ -76,6 +76,9 @@ func inner64(u []byte, inner *packet.Parsed, n int, f *ErrorFlow64) {
 		to := sum4(f.InnerSrc, f.InnerDst, f.InnerSrcPort, f.InnerDstPort)
 		quotedPorts(u, inner.Kind, f.InnerSrcPort, f.InnerDstPort, packet.Delta(from, to))
 		return
+	}
+	if inner.Kind == packet.KindOther {
+		return // nobody looks at a checksum in a quote
 	}
 	from := sum6(inner.SrcHi, inner.SrcLo, inner.DstHi, inner.DstLo, inner.SrcPort, 0)
 	echo64(u, n, f.InnerSrcPort, packet.Delta(from, uint64(f.InnerSrcPort)))

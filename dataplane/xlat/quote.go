@@ -77,8 +77,12 @@ func (q *quote) move(b []byte) {
 }
 
 // innerStatus says whether a quoted packet can be translated.
-func innerStatus(inner *packet.Parsed) Status {
+func innerStatus(inner *packet.Parsed, o *Options) Status {
 	switch inner.Kind {
+	case packet.KindOther:
+		if byAddress(inner, o) == OK {
+			return OK
+		}
 	case packet.KindTCP, packet.KindUDP:
 		return OK
 	case packet.KindEchoRequest, packet.KindEchoReply:

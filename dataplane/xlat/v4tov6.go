@@ -45,14 +45,16 @@ func V4ToV6(b []byte, p *packet.Parsed, f *Flow46, o *Options) (start int, s Sta
 		proto = packet.ProtoICMPv6
 		echo46(u, n, f.DstPort, f.Delta)
 	case packet.KindFragment:
-		if s := fragmentTail(p, packet.ProtoICMP); s != OK {
+		if s := fragmentTail(p, packet.ProtoICMP, o); s != OK {
 			return 0, s
 		}
 		if proto == packet.ProtoICMP {
 			proto = packet.ProtoICMPv6
 		}
 	default:
-		return 0, UnsupportedProtocol
+		if s := anyProtocol(u, p, f.Delta, o); s != OK {
+			return 0, s
+		}
 	}
 	n := l4 - start - packet.IPv6Len
 	if n != 0 {

@@ -42,14 +42,16 @@ func V6ToV4(b []byte, p *packet.Parsed, f *Flow64, o *Options) (start int, s Sta
 		proto = packet.ProtoICMP
 		echo64(u, n, f.SrcPort, f.Delta)
 	case packet.KindFragment:
-		if s := fragmentTail(p, packet.ProtoICMPv6); s != OK {
+		if s := fragmentTail(p, packet.ProtoICMPv6, o); s != OK {
 			return 0, s
 		}
 		if proto == packet.ProtoICMPv6 {
 			proto = packet.ProtoICMP
 		}
 	default:
-		return 0, UnsupportedProtocol
+		if s := anyProtocol(u, p, f.Delta, o); s != OK {
+			return 0, s
+		}
 	}
 	w := first4(p, o) | uint64(uint16(end-start))<<32 | idFlags(p, end-start, o.ID)
 	header4((*[packet.IPv4Len]byte)(b[start:]), w, p.TTL-1, proto, f.Src, f.Dst)
@@ -126,7 +128,7 @@ func nonZero(ck uint16) uint16 {
 // fragmentTail judges a fragment other than the first, which is passed without
 // a look at its content. ICMP in fragments is translated only when all of the
 // message is known: its first fragment needs the whole length for its checksum.
-func fragmentTail(p *packet.Parsed, icmp uint8) Status {
+func fragmentTail(p *packet.Parsed, icmp uint8, o *Options) Status {
 	switch p.Proto {
 	case packet.ProtoTCP, packet.ProtoUDP:
 		return OK
@@ -136,5 +138,5 @@ func fragmentTail(p *packet.Parsed, icmp uint8) Status {
 		}
 		return OK
 	}
-	return UnsupportedProtocol
+	return byAddress(p, o)
 }

@@ -32,6 +32,10 @@ type Options struct {
 	// an IPv6 one must have (RFC 7915 §4.5). Otherwise such packets are refused.
 	UDPZeroCompute bool
 
+	// AnyProtocol passes protocols other than TCP, UDP and ICMP by address, which
+	// suits a flow that has its IPv4 address for itself. Otherwise they are refused.
+	AnyProtocol bool
+
 	// ID is the identification of the next IPv4 packet that is not itself a
 	// fragment. The worker sets it before each packet, from a generator of its
 	// own (RFC 7915 §5.1).

@@ -13,12 +13,17 @@ type answer struct {
 type batch struct {
 	changes
 	answers []answer
+	parcels []span // packets for the local programs, with tundev.Offset octets in front
 	data    []byte
+	last    uint64 // the highest number of an entry or lease that was given out
 }
+
+// idle says whether there is nothing to do about a batch.
+func (b *batch) idle() bool { return b.empty() && len(b.answers) == 0 && len(b.parcels) == 0 }
 
 func (b *batch) reset() {
 	b.changes.reset()
-	b.answers, b.data = b.answers[:0], b.data[:0]
+	b.answers, b.parcels, b.data = b.answers[:0], b.parcels[:0], b.data[:0]
 }
 
 // payload is what an answer consists of.

@@ -49,6 +49,7 @@ type channel struct {
 	prefixes    []prefix96
 	ports       portIndex
 	leases      leases
+	path        *path
 
 	// exhausted is the view of the local sockets in which every entry was live.
 	exhausted uint64
@@ -57,8 +58,14 @@ type channel struct {
 func newChannel(k channelKey) *channel {
 	return &channel{
 		key: k, entries: make([]entry, 1), clientIndex: map[addr6]uint32{}, byTuple: map[tupleIndex]uint32{},
-		leases: newLeases(),
+		leases: newLeases(), path: &path{own: k.own, nat64: k.nat64},
 	}
+}
+
+// moved notes where the NAT64 is, and as what it knows us.
+func (c *channel) moved(port uint16, knownAs addr4) {
+	c.port, c.knownAs = port, knownAs
+	c.path.port.Store(uint32(port))
 }
 
 func (c *channel) count() int { return len(c.byTuple) }

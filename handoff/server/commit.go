@@ -1,6 +1,9 @@
 package server
 
-import "fmt"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // maxGroup bounds how many batches one transaction takes: what it takes longer
 // is latency for the first of them.
@@ -34,6 +37,8 @@ type committer struct {
 	log    *logFile
 	send   func(*batch)
 	counts *counters
+	// committed is the number up to which entries and leases are durable.
+	committed *atomic.Uint64
 
 	lines  []byte
 	group  []*batch
@@ -57,6 +62,7 @@ func (c *committer) run(in <-chan *batch, free chan<- *batch) error {
 				return err
 			}
 			for _, b := range c.group {
+				c.committed.Store(b.last)
 				c.send(b)
 				b.reset()
 				free <- b

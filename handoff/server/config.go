@@ -7,8 +7,12 @@ import (
 	"net/netip"
 	"path/filepath"
 
+	"handoff64/handoff/tundev"
 	"handoff64/handoff/wire"
 )
+
+// DefaultDevice is the TUN device's name.
+const DefaultDevice = "handoff0"
 
 // DefaultStateDir is where the table lies unless configured otherwise.
 const DefaultStateDir = "/var/lib/handoffd"
@@ -34,12 +38,24 @@ type Config struct {
 	// MaxEntries is how many entries a NAT64 may have before old ones go.
 	MaxEntries int
 	Stdout     io.Writer
+	// Mode is how to begin; SetMode changes it.
+	Mode Mode
+	// Pool is what local-nat mode gives to clients.
+	Pool netip.Prefix
+	// Device is the name of the TUN device, and DeviceMTU its MTU: 0 is what
+	// fits into a control datagram on the way to the default gateway.
+	Device    string
+	DeviceMTU int
+	// ModeChanges makes the device in any mode, so that SetMode can choose any.
+	ModeChanges bool
 	// Version is shown by status.
 	Version string
 
 	// discardPort is where validation packets go: port 9 but in tests that may
 	// not bind it.
 	discardPort uint16
+	// openDevice makes the TUN device, or what a test has in its place.
+	openDevice func(tundev.Config) (device, error)
 }
 
 // DefaultConfig is what the command has without flags.
@@ -47,7 +63,9 @@ func DefaultConfig() Config {
 	return Config{
 		Listen:   netip.AddrPortFrom(netip.IPv4Unspecified(), wire.Port),
 		StateDir: DefaultStateDir, LogFormat: "text", MaxEntries: 64000,
+		Pool: DefaultPool, Device: DefaultDevice,
 		discardPort: 9, // RFC 863
+		openDevice:  func(c tundev.Config) (device, error) { return tundev.Open(c) },
 	}
 }
 
@@ -66,7 +84,26 @@ func (c *Config) Check() error {
 	case c.MaxEntries < 1 || c.MaxEntries > maxMapped:
 		return fmt.Errorf("max-entries-per-nat64 %d: a NAT64 address has %d usable ports: %w", c.MaxEntries, maxMapped, errConfig)
 	}
-	return nil
+	return c.checkDevice()
+}
+
+// needsDevice says whether the configuration has a TUN device, and needsPool
+// whether that leads to the pool.
+func (c *Config) needsDevice() bool { return c.Mode != Minimal || c.ModeChanges }
+func (c *Config) needsPool() bool   { return c.Mode == LocalNAT || c.ModeChanges }
+
+func (c *Config) checkDevice() error {
+	switch {
+	case !c.needsDevice():
+		return nil
+	case c.Device == "" || len(c.Device) > 15:
+		return fmt.Errorf("device %q: a name has 1 to 15 octets: %w", c.Device, errConfig)
+	case c.DeviceMTU != 0 && (c.DeviceMTU < leastMTU || c.DeviceMTU > jumbo):
+		return fmt.Errorf("device-mtu %d: 0, or %d to %d: %w", c.DeviceMTU, leastMTU, jumbo, errConfig)
+	case !c.needsPool():
+		return nil
+	}
+	return CheckPool(c.Pool)
 }
 
 // logPath is the log's absolute path, or "-".

@@ -20,6 +20,7 @@ import (
 // lets one process at a time have the table. It runs its own goroutines.
 //
 //	GET /status                        Status
+//	POST /mode?to=M                    changes the mode
 //	GET /entries?nat64=A&address=A&mapped_port=N one Row a line
 type control struct {
 	s    *Server
@@ -46,6 +47,7 @@ func startControl(s *Server) (*control, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", c.status)
 	mux.HandleFunc("GET /entries", c.entries)
+	mux.HandleFunc("POST /mode", c.mode)
 	c.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { c.done <- c.http.Serve(l) }()
 	return c, nil
@@ -66,7 +68,7 @@ func (c *control) status(w http.ResponseWriter, _ *http.Request) {
 	s := c.s
 	st := Status{
 		Version: s.cfg.Version, UptimeS: int64(time.Since(s.started).Seconds()),
-		Mode: "minimal", Listen: s.socket.conn.LocalAddr().String(), Log: s.commit.log.path,
+		Mode: s.mode().String(), Listen: s.socket.conn.LocalAddr().String(), Log: s.commit.log.path,
 	}
 	s.mu.Lock()
 	st.Ready = s.ready
@@ -74,6 +76,17 @@ func (c *control) status(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Unlock()
 	s.counts.describe(&st.Counters)
 	c.failed(json.NewEncoder(w).Encode(st))
+}
+
+// mode changes the mode.
+func (c *control) mode(w http.ResponseWriter, r *http.Request) {
+	m, err := ParseMode(r.URL.Query().Get("to"))
+	if err == nil {
+		err = c.s.SetMode(m)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
+	}
 }
 
 // entries holds the table's lock for one NAT64 at a time.

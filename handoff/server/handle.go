@@ -41,7 +41,12 @@ type handler struct {
 	payload       wire.Payload
 	groups        wire.Groups
 	parsed, inner packet.Parsed
-	scratch       [1280]byte // the longest ICMP error (RFC 4443 §2.4 (c))
+	scratch       [maxDatagram]byte // an ICMP error, a fragment
+	room          []byte            // an IPv4 packet with room in front
+
+	mode  Mode
+	nat   *nat           // nil: there is no device
+	later laterFragments // of mixed mode
 }
 
 // begin starts a burst.

@@ -21,6 +21,9 @@ func (h *handler) hosted(d *datagram, c *channel, p *wire.Payload) outcome {
 	if q.Src4 != word4(c.knownAs) {
 		return refusedForeign
 	}
+	if h.mode == Mixed {
+		return h.hostedMixed(d, c, p)
+	}
 	switch q.Kind {
 	case packet.KindTCP, packet.KindUDP:
 		return h.hostedPacket(d, c, p)
@@ -57,7 +60,10 @@ func (h *handler) errorFromNetwork(d *datagram, c *channel, p *wire.Payload) out
 	if inner.Src4 != word4(d.from) || inner.Dst4 != word4(c.knownAs) {
 		return refusedForeign
 	}
-	if inner.Kind != packet.KindTCP && inner.Kind != packet.KindUDP {
+	if l := c.leases.byProtocol[inner.Proto]; l != nil && h.mode == Mixed {
+		return h.errorMixed(d, c, p, l.client, l.prefix, 0)
+	}
+	if !isPorted(inner) {
 		return refusedICMP
 	}
 	i := c.findMapped(inner.SrcPort)
@@ -65,6 +71,9 @@ func (h *handler) errorFromNetwork(d *datagram, c *channel, p *wire.Payload) out
 		return refusedICMP
 	}
 	c.touch(i)
+	if e := &c.entries[i]; h.mode == Mixed {
+		return h.errorMixed(d, c, p, e.client, e.prefix, e.clientPort)
+	}
 	h.sendEntry(d, c, i, c.clientOf(i).auth, p.Packet)
 	return matched
 }

@@ -44,16 +44,10 @@ func (h *handler) echo(d *datagram, p *wire.Payload) outcome {
 // unsupported6 tells a client that minimal mode carries TCP and UDP only:
 // unrecognized next header (RFC 4443 §3.4), in format (b).
 func (h *handler) unsupported6(d *datagram, p *wire.Payload) outcome {
-	q := &h.parsed
-	if !xlat.MayAnswer6(q) {
+	pointer := uint32(nextHeaderOffset(p.Packet, int(h.parsed.L4)))
+	if !h.answer6(d, p, packet.ICMPv6ParameterProblem, unknownNextHeader, pointer) {
 		return refusedICMP
 	}
-	pointer := uint32(nextHeaderOffset(p.Packet, int(q.L4)))
-	n := xlat.BuildError6(h.scratch[:], p.Packet, packet.ICMPv6ParameterProblem, 1, pointer, q.DstHi, q.DstLo)
-	start := len(h.out.data)
-	h.out.data = wire.AppendAuthenticator(h.out.data, p.Authenticator)
-	h.out.data = wire.AppendPacket(h.out.data, h.scratch[:n])
-	h.out.add(d.own, d.from, d.fromPort, start)
 	return errored
 }
 

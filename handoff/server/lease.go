@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"cmp"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -38,12 +39,25 @@ type leases struct {
 	byProtocol map[uint8]*lease
 	// use is the head of the list in order of use, as channel.entries[0] is.
 	use *lease
+	// exhausted is the view of the local sockets in which none could go.
+	exhausted uint64
 }
 
 func newLeases() leases {
 	use := &lease{}
 	use.newer, use.older = use, use
 	return leases{byKey: map[leaseKey]*lease{}, byProtocol: map[uint8]*lease{}, use: use}
+}
+
+// wholes are the leases of addresses of the pool.
+func (x *leases) wholes() iter.Seq[*lease] {
+	return func(yield func(*lease) bool) {
+		for l := x.use.newer; l != x.use; l = l.newer {
+			if l.whole() && !yield(l) {
+				return
+			}
+		}
+	}
 }
 
 func (x *leases) link(l *lease) {
@@ -75,23 +89,6 @@ func (c *channel) findLease(p prefix96, a addr6, protocol uint8) *lease {
 	return c.leases.byKey[leaseKey{client, uint16(prefix), protocol}]
 }
 
-// pool is the addresses that clients can have to themselves, and who has them.
-// Part of the table, and guarded as it is. Made by newPool.
-type pool struct {
-	prefix    netip.Prefix // not valid: there is none
-	byAddress map[addr4]*lease
-}
-
-func newPool() pool { return pool{byAddress: map[addr4]*lease{}} }
-
-// lessee is the lease of an address of the pool, or nil.
-func (p *pool) lessee(a netip.Addr) *lease {
-	if !a.Is4() {
-		return nil
-	}
-	return p.byAddress[a.As4()]
-}
-
 // placeLease puts a lease in as the most recently used one. It says false when
 // its key or its address is taken. Its client is in its channel already.
 func (t *table) placeLease(l *lease) bool {
@@ -103,7 +100,7 @@ func (t *table) placeLease(l *lease) bool {
 		if t.pool.byAddress[l.address] != nil {
 			return false
 		}
-		t.pool.byAddress[l.address] = l
+		t.pool.put(l)
 	} else {
 		if l.address != l.channel.key.nat64 || x.byProtocol[l.protocol] != nil {
 			return false
@@ -148,7 +145,7 @@ func (t *table) release(l *lease, now int64, ch *changes) {
 	l.unlink()
 	delete(c.leases.byKey, l.leaseKey)
 	if l.whole() {
-		delete(t.pool.byAddress, l.address)
+		t.pool.drop(l)
 	} else {
 		delete(c.leases.byProtocol, l.protocol)
 	}

@@ -56,7 +56,7 @@ func (l *loader) channel(k, v []byte) error {
 		return fmt.Errorf("the lengths are %d and %d: %w", len(k), len(v), errStore)
 	}
 	c := newChannel(channelKey{own: addr4(k[:4]), nat64: addr4(k[4:])})
-	c.port, c.knownAs = binary.BigEndian.Uint16(v), addr4(v[2:6])
+	c.moved(binary.BigEndian.Uint16(v), addr4(v[2:6]))
 	c.token = append([]byte{}, v[channelValueLen:]...)
 	l.t.channels[c.key] = c
 	return nil

@@ -60,7 +60,7 @@ func (h *handler) notify(d *datagram, c *channel, auth []byte, e *wire.Entry) ou
 	if o != accepted {
 		return o
 	}
-	h.table.setAuthenticator(c, i, auth, &h.out.changes)
+	h.knowEntryAuthenticator(c, i, auth)
 	h.sendEntry(d, c, i, auth, nil)
 	return notified
 }

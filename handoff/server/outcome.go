@@ -21,6 +21,8 @@ const (
 	echoed     // an ICMPv6 echo answered
 	errored    // an ICMP error returned for what minimal mode does not carry
 	challenged // an unknown token: validation packet sent
+	delivered  // a client's packet translated and handed to the local programs
+	translated // a packet of the local host, or an error about a client's, translated and returned
 
 	// Refused payloads.
 	refusedSource
@@ -39,6 +41,10 @@ const (
 	refusedForeign
 	refusedICMP
 	refusedChecksum
+	refusedAddresses
+	refusedTaken
+	refusedHops
+	refusedTranslation
 
 	firstWire
 )
@@ -64,6 +70,8 @@ var outcomeRows = [firstWire]outcomeRow{
 	echoed:     {"echo_reply", "an ICMPv6 echo request answered", "§11"},
 	errored:    {"icmp_error", "an ICMP error returned for a protocol that minimal mode does not carry", "§10"},
 	challenged: {"validation", "an unknown token: the NAT64 was asked to prove that it receives at its address", "§9"},
+	delivered:  {"delivered", "a client's packet translated and handed to the local programs", "§11"},
+	translated: {"translated", "an IPv4 packet that matches an entry, translated and returned", "§11"},
 
 	refusedSource:      {"bad_source", "the sender's address or port cannot be answered", "§12"},
 	refusedTruncated:   {"truncated", "the datagram is longer than the largest there can be", "§4"},
@@ -81,6 +89,10 @@ var outcomeRows = [firstWire]outcomeRow{
 	refusedForeign:     {"foreign_source", "an embedded IPv4 packet does not come from this host", "§5"},
 	refusedICMP:        {"icmp_unmatched", "an ICMP message that matches no entry and must not be answered", "§10"},
 	refusedChecksum:    {"bad_icmp_checksum", "an ICMPv6 echo request with a wrong checksum", "§11"},
+	refusedAddresses:   {"no_addresses", "a new client, and every address of the pool belongs to one that is in use", ""},
+	refusedTaken:       {"protocol_taken", "a client speaks a protocol without ports, and another client of the NAT64's has that to itself", "§11"},
+	refusedHops:        {"hop_limit", "a packet's hop limit ended here, which its sender was told", "§11"},
+	refusedTranslation: {"untranslatable", "a packet that has no counterpart in the other IP version", "§11"},
 }
 
 func (o outcome) String() string {
@@ -108,4 +120,5 @@ type counters struct {
 	created        atomic.Uint64
 	deleted        atomic.Uint64
 	commits        atomic.Uint64 // transactions
+	local          localCounters
 }

@@ -18,12 +18,24 @@ func (h *handler) query(d *datagram, c *channel, p *wire.Payload) outcome {
 	if !unicast6(fromWords(q.SrcHi, q.SrcLo)) {
 		return refusedClient
 	}
+	if h.resumesLease(c, p) {
+		return h.toLessee(d, c, p)
+	}
+	switch h.mode {
+	case LocalNAT:
+		return h.queryLocal(d, c, p)
+	case Mixed:
+		return h.queryMixed(d, c, p)
+	}
 	switch q.Kind {
 	case packet.KindTCP, packet.KindUDP:
 		return h.queryEntry(d, c, p)
 	case packet.KindEchoRequest:
 		return h.echo(d, p)
 	case packet.KindICMPError:
+		if h.nat != nil {
+			return h.errorToLocal(d, c, p) // of a lease, maybe
+		}
 		return h.errorFromClient(d, c, p)
 	case packet.KindFragment:
 		return refusedFragment
@@ -36,13 +48,21 @@ func (h *handler) query(d *datagram, c *channel, p *wire.Payload) outcome {
 // queryEntry finds or makes the entry of a TCP or UDP packet and returns both in
 // format (c).
 func (h *handler) queryEntry(d *datagram, c *channel, p *wire.Payload) outcome {
+	i, o := h.entryFor(d, c, p)
+	if o != accepted {
+		return o
+	}
+	h.sendEntry(d, c, i, p.Authenticator, p.Packet)
+	return answered
+}
+
+// entryFor finds or makes the entry of a TCP or UDP packet.
+func (h *handler) entryFor(d *datagram, c *channel, p *wire.Payload) (uint32, outcome) {
 	q := &h.parsed
 	if q.SrcPort == 0 {
-		return refusedClient
+		return 0, refusedClient
 	}
-	k := tuple{
-		prefix: prefix96(p.Packet[packet.IPv6Dst:][:12]), client: addr6(p.Packet[packet.IPv6Src:][:16]), port: q.SrcPort,
-	}
+	k := tupleOf(p.Packet, q.SrcPort)
 	i := c.find(k)
 	// A NAT64 that has moved its end of the channel to a port that an entry has
 	// would refuse that entry.
@@ -55,12 +75,19 @@ func (h *handler) queryEntry(d *datagram, c *channel, p *wire.Payload) outcome {
 	} else {
 		var o outcome
 		if i, o = h.table.create(c, k, p.Hint, d.fromPort, h.now, &h.out.changes); o != accepted {
-			return o
+			return 0, o
 		}
 	}
-	h.table.setAuthenticator(c, i, p.Authenticator, &h.out.changes)
-	h.sendEntry(d, c, i, p.Authenticator, p.Packet)
-	return answered
+	h.knowEntryAuthenticator(c, i, p.Authenticator)
+	return i, accepted
+}
+
+// knowEntryAuthenticator keeps the newest authenticator of an entry's client,
+// for its leases too.
+func (h *handler) knowEntryAuthenticator(c *channel, i uint32, auth []byte) {
+	if h.table.setAuthenticator(c, i, auth, &h.out.changes) {
+		h.rebind(c, c.entries[i].client)
+	}
 }
 
 // errorFromClient takes an ICMPv6 error that no entry of the NAT64's fits. The

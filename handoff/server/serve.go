@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"handoff64/handoff/wire"
@@ -20,7 +21,7 @@ import (
 // a slow disk can fall behind before the kernel's buffer has to hold the rest.
 const batches = 128
 
-// Server is a handoff server in minimal mode. Open makes one, Run runs it once.
+// Server is a handoff server. Open makes one, Run runs it once.
 // Reopen may be called at any time from any goroutine; the control socket
 // serves others by itself.
 type Server struct {
@@ -36,6 +37,9 @@ type Server struct {
 	handler *handler
 	table   *table
 	ready   bool
+
+	answers   *answers // nil without a device
+	committed atomic.Uint64
 
 	free, full chan *batch
 }
@@ -54,7 +58,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (s *Server, err err
 			err = errors.Join(err, s.close())
 		}
 	}()
-	s.commit = &committer{counts: s.counts, reopen: make(chan struct{}, 1)}
+	s.commit = &committer{counts: s.counts, committed: &s.committed, reopen: make(chan struct{}, 1)}
 	if s.commit.store, err = openStore(filepath.Join(cfg.StateDir, tableName), false); err != nil {
 		return s, err
 	}
@@ -65,7 +69,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (s *Server, err err
 		return s, err
 	}
 	s.commit.send = func(b *batch) { s.socket.write(b, s.counts) }
-	return s, s.load()
+	if err := s.load(); err != nil {
+		return s, err
+	}
+	return s, s.openDevice()
 }
 
 // openLog opens the log, gives it what it lacks, and notes where it is, for
@@ -110,8 +117,9 @@ func (s *Server) load() error {
 	}
 	s.handler = &handler{
 		table: s.table, key: wire.NewValidationKey(), attenuation: newAttenuator(random),
-		discardPort: s.cfg.discardPort, counts: s.counts,
+		discardPort: s.cfg.discardPort, counts: s.counts, mode: s.cfg.Mode,
 	}
+	s.committed.Store(s.table.nextID - 1)
 	s.free, s.full = make(chan *batch, batches), make(chan *batch, batches)
 	for range batches {
 		s.free <- &batch{}
@@ -136,6 +144,7 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 		}
 		committed <- err
 	}()
+	answering := s.answer()
 	stop := context.AfterFunc(ctx, func() {
 		if err := s.socket.conn.SetReadDeadline(time.Unix(1, 0)); err != nil {
 			s.log.Error("stop reading", "error", err)
@@ -147,7 +156,8 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 	err = s.read()
 	s.setReady(false)
 	close(s.full)
-	if err = errors.Join(err, <-committed); err != nil {
+	err = errors.Join(err, <-committed, answering())
+	if err != nil {
 		return err
 	}
 	return s.commit.store.setMeta(metaPending, nil)
@@ -156,15 +166,18 @@ func (s *Server) Run(ctx context.Context, ready func()) (err error) {
 // read is the reader's loop: datagrams in, batches out.
 func (s *Server) read() error {
 	for b := range s.free {
-		ds, err := s.socket.read()
-		var timeout net.Error
-		if errors.As(err, &timeout) && timeout.Timeout() {
-			return nil // asked to stop
+		// What was delivered at once, or refused, leaves nothing to commit.
+		for b.idle() {
+			ds, err := s.socket.read()
+			var timeout net.Error
+			if errors.As(err, &timeout) && timeout.Timeout() {
+				return nil // asked to stop
+			}
+			if err != nil {
+				return err
+			}
+			s.handle(ds, b)
 		}
-		if err != nil {
-			return err
-		}
-		s.handle(ds, b)
 		s.full <- b // never waits: there is room for all batches
 	}
 	return nil
@@ -173,10 +186,14 @@ func (s *Server) read() error {
 // handle fills a batch with what becomes of a burst.
 func (s *Server) handle(ds []datagram, b *batch) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.handler.begin(b, time.Now())
 	for i := range ds {
 		s.handler.handle(&ds[i])
+	}
+	b.last = s.table.nextID - 1
+	s.mu.Unlock()
+	if n := s.handler.nat; n != nil {
+		n.now.write(n.device, n.counts)
 	}
 }
 
@@ -202,6 +219,9 @@ func (s *Server) close() error {
 	var errs []error
 	if s.control != nil {
 		errs = append(errs, s.control.close())
+	}
+	if s.answers != nil {
+		errs = append(errs, s.answers.device.Close())
 	}
 	if s.socket != nil {
 		errs = append(errs, s.socket.close())

@@ -188,7 +188,7 @@ func (t *table) authenticate(k channelKey, port uint16, token []byte, knownAs ad
 		c = newChannel(k)
 		t.channels[k] = c
 	}
-	c.port, c.knownAs = port, knownAs
+	c.moved(port, knownAs)
 	c.token = append(c.token[:0], token...)
 	ch.putChannel(c)
 	ch.initialized(now, c)
@@ -202,12 +202,18 @@ func (t *table) rotate(c *channel, token []byte, ch *changes) {
 }
 
 // setAuthenticator remembers the newest authenticator of the client that the
-// entry belongs to: a server may need one after months of silence.
-func (t *table) setAuthenticator(c *channel, i uint32, auth []byte, ch *changes) {
+// entry belongs to: a server may need one after months of silence. It says
+// whether it is another one than before.
+func (t *table) setAuthenticator(c *channel, i uint32, auth []byte, ch *changes) bool {
 	client := c.entries[i].client
 	if string(c.clients[client].auth) == string(auth) {
-		return
+		return false
 	}
+	t.setClientAuthenticator(c, client, auth, ch)
+	return true
+}
+
+func (t *table) setClientAuthenticator(c *channel, client uint32, auth []byte, ch *changes) {
 	c.clients[client].auth = append(c.clients[client].auth[:0], auth...)
 	ch.putClient(c, client)
 }

@@ -60,7 +60,11 @@ func (h *handler) authenticate(d *datagram, m *credentials) (*channel, outcome) 
 			return nil, refusedNAT64s
 		}
 		h.counts.authenticated.Add(1)
-		return h.table.channels[k], accepted
+		c := h.table.channels[k]
+		for l := range c.leases.wholes() {
+			h.rebind(c, l.client) // it may know us by another address now
+		}
+		return c, accepted
 	}
 	return nil, h.challenge(d, m)
 }

@@ -53,7 +53,8 @@ type Status struct {
 	Mode    string `json:"mode"`
 	Listen  string `json:"listen,omitempty"`
 	Log     string `json:"log"`
-	Entries int    `json:"entries"`
+	Entries int    `json:"entries"` // and leases
+	Leases  int    `json:"leases"`
 	// NAT64s counts the addresses, Channels lists them with our own that each
 	// asked.
 	NAT64s   int           `json:"nat64s"`
@@ -78,6 +79,8 @@ type Counters struct {
 	Created        uint64            `json:"created"`
 	Deleted        uint64            `json:"deleted"`
 	Transactions   uint64            `json:"transactions"`
+	// Local is about what the server translates itself.
+	Local LocalCounters `json:"local"`
 }
 
 // View looks into a server's table, be it running or not. Used by one goroutine.
@@ -147,7 +150,7 @@ func (v *stored) Entries(_ context.Context, f Filter, each func(*Row) error) err
 
 // describe fills in what the table knows.
 func (t *table) describe(st *Status) {
-	st.Entries = t.count
+	st.Entries, st.Leases = t.count, len(t.pool.byAddress)
 	addrs := map[addr4]bool{}
 	st.Channels = []NAT64Status{}
 	for _, k := range t.keys(Filter{}) {
@@ -226,6 +229,7 @@ func (c *counters) describe(out *Counters) {
 		Sent: c.sent.Load(), SentOctets: c.sentOctets.Load(), SendErrors: c.sendErrors.Load(),
 		EntriesRefused: c.entriesRefused.Load(), PacketsRefused: c.packetsRefused.Load(), Authenticated: c.authenticated.Load(), Rotations: c.rotations.Load(),
 		Created: c.created.Load(), Deleted: c.deleted.Load(), Transactions: c.commits.Load(),
+		Local:    c.local.describe(),
 		Accepted: map[string]uint64{}, Refused: map[string]uint64{},
 	}
 	for o := notified; int(o) < numOutcomes; o++ {

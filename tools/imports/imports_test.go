@@ -38,7 +38,9 @@ var table = []row{
 		[]string{"dataplane/fixture", "dataplane/reference", "ring/memport", "ring/pcapport"}},
 	{"handoff/wire", nil, nil},
 	{"handoff", []string{"handoff/wire", "conntrack", "ring"}, nil},
-	{"handoff/server", []string{"handoff/wire", "dataplane/xlat", "dataplane/packet"}, nil},
+	{"handoff/localnat", []string{"dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
+	{"handoff/tundev", nil, nil},
+	{"handoff/server", []string{"handoff/wire", "handoff/localnat", "handoff/tundev", "dataplane/xlat", "dataplane/packet"}, nil},
 
 	// A command may use everything but another command; nat64ctl speaks the
 	// language of nat64d's control socket.
