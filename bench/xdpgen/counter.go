@@ -23,8 +23,13 @@ type Counter struct {
 	flows   int
 }
 
-// CounterConfig says what to note beside the number of packets.
+// CounterConfig says what to note beside the number of packets, and where.
 type CounterConfig struct {
+	// AtTC counts where the kernel has made an skb and before it looks into it
+	// (tcx ingress, Linux 6.6), instead of in XDP. For packets that were sent
+	// as skbs that is cheaper: on veth, XDP copies each of them first.
+	AtTC bool
+
 	Delays  bool // how long each packet took, from its stamp on
 	Origins int  // where packets of flows 0 to Origins-1 come from (IPv4)
 }
@@ -39,7 +44,7 @@ const (
 )
 
 // NewCounter attaches a counter to the interface with this index in the calling
-// thread's network namespace, in native mode.
+// thread's network namespace; in XDP, that is in native mode.
 func NewCounter(ifindex int, cfg CounterConfig) (*Counter, error) {
 	c := &Counter{flows: max(cfg.Origins, 1)}
 	if err := c.open(ifindex, cfg); err != nil {
@@ -63,29 +68,45 @@ func (c *Counter) open(ifindex int, cfg CounterConfig) error {
 			return fmt.Errorf("xdpgen: make the map %s: %w", m.spec.Name, err)
 		}
 	}
+	spec := &ebpf.ProgramSpec{Name: "xdpgen_count", Type: ebpf.XDP, Instructions: c.assemble(cfg), License: "Apache-2.0"}
+	if cfg.AtTC {
+		spec.Type = ebpf.SchedCLS
+	}
 	var err error
-	c.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "xdpgen_count", Type: ebpf.XDP, Instructions: c.assemble(cfg), License: "Apache-2.0"})
-	if err != nil {
+	if c.program, err = ebpf.NewProgram(spec); err != nil {
 		return fmt.Errorf("xdpgen: load the counting program: %w", err)
 	}
-	c.link, err = link.AttachXDP(link.XDPOptions{Program: c.program, Interface: ifindex, Flags: link.XDPDriverMode})
+	if cfg.AtTC {
+		c.link, err = link.AttachTCX(link.TCXOptions{Program: c.program, Interface: ifindex, Attach: ebpf.AttachTCXIngress})
+	} else {
+		c.link, err = link.AttachXDP(link.XDPOptions{Program: c.program, Interface: ifindex, Flags: link.XDPDriverMode})
+	}
 	if err != nil {
 		return fmt.Errorf("xdpgen: attach the counter to interface %d: %w", ifindex, err)
 	}
 	return nil
 }
 
+// Verdicts of XDP and of tcx, and where their contexts have the frame.
 const (
 	xdpDrop = 1
 	xdpPass = 2
+	tcxPass = 0
+	tcxDrop = 2
+
+	xdpData = 0  // struct xdp_md
+	tcxData = 76 // struct __sk_buff
 )
 
-// assemble: R6 is the frame, R7 its end, R8 its UDP payload, R9 the constant
-// offset of that.
+// assemble: R6 is the frame, R7 its end, R8 its UDP payload.
 func (c *Counter) assemble(cfg CounterConfig) asm.Instructions {
+	data, drop, pass := int16(xdpData), int32(xdpDrop), int32(xdpPass)
+	if cfg.AtTC {
+		data, drop, pass = tcxData, tcxDrop, tcxPass
+	}
 	ins := asm.Instructions{
-		asm.LoadMem(asm.R6, asm.R1, 0, asm.Word),
-		asm.LoadMem(asm.R7, asm.R1, 4, asm.Word),
+		asm.LoadMem(asm.R6, asm.R1, data, asm.Word),
+		asm.LoadMem(asm.R7, asm.R1, data+4, asm.Word),
 		asm.Mov.Reg(asm.R8, asm.R6),
 		asm.Add.Imm(asm.R8, ethernetLen+ipv4Len+udpLen),
 		asm.Mov.Reg(asm.R2, asm.R8),
@@ -123,9 +144,9 @@ func (c *Counter) assemble(cfg CounterConfig) asm.Instructions {
 		asm.LoadMem(asm.R1, asm.R0, 8, asm.DWord),
 		asm.Add.Reg(asm.R1, asm.R7),
 		asm.StoreMem(asm.R0, 8, asm.R1, asm.DWord),
-		asm.Mov.Imm(asm.R0, xdpDrop),
+		asm.Mov.Imm(asm.R0, drop),
 		asm.Return(),
-		asm.Mov.Imm(asm.R0, xdpPass).WithSymbol("pass"),
+		asm.Mov.Imm(asm.R0, pass).WithSymbol("pass"),
 		asm.Return(),
 	)
 }

@@ -1,6 +1,7 @@
 package xdpgen
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -19,7 +20,7 @@ import (
 // runs it; Sent may be asked for from any.
 type Sender struct {
 	frame   []byte
-	paced   bool
+	batch   uint32 // frames that the kernel handles together; 0: its default
 	program *ebpf.Program
 	state   *ebpf.Map
 	maps    []*ebpf.Map // state among them
@@ -32,19 +33,27 @@ type SenderConfig struct {
 	Template Template
 	Stamped  bool          // each frame carries the time when it was made, which costs some 20 ns
 	Every    time.Duration // from one frame to the next; 0: as fast as it can
+	Clump    int           // so many frames leave together, a power of two; 0: 1
 	Seed     uint64        // of the order of the flows
 }
 
 // NewSender loads the program.
 func NewSender(cfg SenderConfig) (*Sender, error) {
-	if cfg.Every < 0 || cfg.Every > time.Second {
-		return nil, fmt.Errorf("xdpgen: a frame every %v, want at most a second", cfg.Every)
+	cfg.Clump = cmp.Or(cfg.Clump, 1)
+	if cfg.Clump < 1 || cfg.Clump > 64 || cfg.Clump&(cfg.Clump-1) != 0 {
+		return nil, fmt.Errorf("xdpgen: clumps of %d, want a power of two up to 64", cfg.Clump)
+	}
+	if cfg.Every < 0 || cfg.Every*time.Duration(cfg.Clump) > time.Second {
+		return nil, fmt.Errorf("xdpgen: %d frames every %v, want one a second at least", cfg.Clump, cfg.Every)
 	}
 	frame, patches, records, err := cfg.Template.compile()
 	if err != nil {
 		return nil, err
 	}
-	s := &Sender{frame: frame, paced: cfg.Every > 0}
+	s := &Sender{frame: frame}
+	if cfg.Every > 0 {
+		s.batch = uint32(cfg.Clump)
+	}
 	if err := s.load(cfg, patches, records); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -74,7 +83,7 @@ func (s *Sender) load(cfg SenderConfig, patches []patch, records []byte) error {
 	}
 	b := senderProgram{
 		frame: s.frame, patches: patches, flows: len(records) / recordLen, table: table.FD(), state: s.state.FD(),
-		ifindex: cfg.Ifindex, stamped: cfg.Stamped, every: cfg.Every,
+		ifindex: cfg.Ifindex, stamped: cfg.Stamped, every: cfg.Every, clump: cfg.Clump,
 	}
 	s.program, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "xdpgen_send", Type: ebpf.XDP, Instructions: b.assemble(), License: "Apache-2.0"})
 	if err != nil {
@@ -117,15 +126,12 @@ func (s *Sender) Run(ctx context.Context, cpu, nice int) (err error) {
 	// 25 ms. A signal ends it, and then the ebpf package, which would begin it
 	// again, calls Reset.
 	run := &ebpf.RunOptions{
-		Data: s.frame, Repeat: math.MaxUint32, Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES,
+		Data: s.frame, Repeat: math.MaxUint32, Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES, BatchSize: s.batch,
 		Reset: func() {
 			if ctx.Err() != nil {
 				panic(interrupted{})
 			}
 		},
-	}
-	if s.paced {
-		run.BatchSize = 1 // each leaves at once
 	}
 	defer func() {
 		if p := recover(); p != nil {
@@ -202,6 +208,7 @@ type senderProgram struct {
 	ifindex      int
 	stamped      bool
 	every        time.Duration
+	clump        int
 }
 
 const xdpAborted = 0
@@ -262,9 +269,12 @@ func (b senderProgram) assemble() asm.Instructions {
 // lateness is how far a paced sender may fall behind and still catch up.
 const lateness = time.Millisecond
 
-// await drops frames until one is due.
+// await drops frames until a clump is due.
 func (b senderProgram) await() asm.Instructions {
 	return asm.Instructions{
+		asm.LoadMem(asm.R3, asm.R8, madeAt, asm.DWord),
+		asm.And.Imm(asm.R3, int32(b.clump-1)),
+		asm.JNE.Imm(asm.R3, 0, "go"),
 		asm.FnKtimeGetNs.Call(),
 		asm.LoadMem(asm.R3, asm.R8, nextAt, asm.DWord),
 		asm.JGT.Reg(asm.R3, asm.R0, "early"),
@@ -272,8 +282,9 @@ func (b senderProgram) await() asm.Instructions {
 		asm.Sub.Reg(asm.R4, asm.R3),
 		asm.JLT.Imm(asm.R4, int32(lateness), "due"),
 		asm.Mov.Reg(asm.R3, asm.R0),
-		asm.Add.Imm(asm.R3, int32(b.every)).WithSymbol("due"),
+		asm.Add.Imm(asm.R3, int32(b.every)*int32(b.clump)).WithSymbol("due"),
 		asm.StoreMem(asm.R8, nextAt, asm.R3, asm.DWord),
+		asm.Mov.Imm(asm.R3, 0).WithSymbol("go"),
 	}
 }
 

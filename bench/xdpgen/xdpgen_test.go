@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/vishvananda/netlink"
@@ -129,9 +132,22 @@ func TestTemplateRefuses(t *testing.T) {
 // counted, delays and origins are noted, what is not ours passes.
 func TestSendAndCount(t *testing.T) {
 	needsRoot(t)
+	for _, tt := range []struct {
+		name  string
+		atTC  bool
+		clump int
+	}{{"xdp", false, 1}, {"tcx", true, 16}} {
+		t.Run(tt.name, func(t *testing.T) { sendAndCount(t, tt.atTC, tt.clump) })
+	}
+}
+
+func sendAndCount(t *testing.T, atTC bool, clump int) {
 	a, b := vethPair(t)
+	if atTC {
+		passAll(t, b.Index)
+	}
 	const flows = 50
-	counter, err := NewCounter(b.Index, CounterConfig{Delays: true, Origins: flows})
+	counter, err := NewCounter(b.Index, CounterConfig{AtTC: atTC, Delays: true, Origins: flows})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +157,7 @@ func TestSendAndCount(t *testing.T) {
 		reversed[i] = Flow{f.Dst, f.Src}
 	}
 	s, err := NewSender(SenderConfig{
-		Ifindex: a.Index, Stamped: true, Every: 20 * time.Microsecond, Seed: 1,
+		Ifindex: a.Index, Stamped: true, Every: 20 * time.Microsecond, Clump: clump, Seed: 1,
 		Template: Template{To: [6]byte(b.HardwareAddr), From: [6]byte(a.HardwareAddr), Flows: reversed, Payload: PayloadMin},
 	})
 	if err != nil {
@@ -208,6 +224,23 @@ func checkCounts(t *testing.T, s *Sender, counter *Counter, flows []Flow) {
 			t.Errorf("flow %d came from %v, want %v", i, origins[i], f.Src)
 		}
 	}
+}
+
+// passAll attaches an XDP program that passes everything: a veth end without
+// one takes no frames from XDP.
+func passAll(t *testing.T, ifindex int) {
+	t.Helper()
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.XDP, License: "Apache-2.0", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: ifindex, Flags: link.XDPDriverMode})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close(); program.Close() })
 }
 
 func TestQuantile(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handoff64/tools/lab"
+	"handoff64/tools/lab/compare"
 )
 
 // version is set by the linker (-X main.version=…).
@@ -48,6 +49,8 @@ type settings struct {
 	megabyte int64
 	seconds  int
 	runs     int
+	compare  compare.Options
+	json     string
 	out      io.Writer
 }
 
@@ -58,6 +61,7 @@ func commands() []command {
 		{"exec", "HOST -- CMD [ARG...]", "run a program in a host: client, nat64, server, r6, r4, ...", nameFlag, runExec},
 		{"list", "", "list the networks that are up", func(*flag.FlagSet, *settings) {}, runList},
 		{"demo", "", "show TCP, UDP, ICMP and handoff going through nat64d", demoFlags, runDemo},
+		{"compare", "", "measure nat64d with small packets beside other devices", compareFlags, runCompare},
 		{"throughput", "", "measure TCP through nat64d beside plain kernel forwarding", throughputFlags, runThroughput},
 	}
 }
