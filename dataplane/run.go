@@ -27,6 +27,8 @@ const (
 	// descriptor of their own.
 	idleSleep   = 50 * time.Millisecond
 	parkedSleep = 2 * time.Millisecond
+	// laggingSleep is for packets that a device did not take yet.
+	laggingSleep = time.Millisecond
 )
 
 // Run polls until ctx ends, on a thread of its own. It flushes what it has
@@ -78,10 +80,7 @@ func (w *Worker) pollFDs() []unix.PollFd {
 // are looked at for the last time, so that whoever adds to them afterwards
 // sees it and wakes us.
 func (w *Worker) sleep(fds []unix.PollFd) {
-	timeout := idleSleep
-	if w.parked.n > 0 {
-		timeout = parkedSleep
-	}
+	timeout := w.sleepTime()
 	w.waker.asleep.Store(true)
 	if w.anythingWaiting() {
 		timeout = 0
@@ -92,6 +91,19 @@ func (w *Worker) sleep(fds []unix.PollFd) {
 	if n > 0 && fds[0].Revents != 0 {
 		w.waker.drain()
 	}
+}
+
+// sleepTime is how long the worker may sleep if nobody wakes it.
+func (w *Worker) sleepTime() time.Duration {
+	for i := range w.rx {
+		if lag := w.rx[i].lag; lag != nil && lag.TXPending() {
+			return laggingSleep
+		}
+	}
+	if w.parked.n > 0 {
+		return parkedSleep
+	}
+	return idleSleep
 }
 
 // anythingWaiting looks into the rings that other goroutines fill.

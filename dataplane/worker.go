@@ -111,6 +111,7 @@ type Worker struct {
 	opts      xlat.Options
 	waker     waker
 
+	touched  uint8 // see touch
 	counters counters
 }
 
@@ -118,6 +119,7 @@ type Worker struct {
 type inPort struct {
 	ring.Port
 	family Family
+	lag    ring.Lagging // the port, if it may leave packets waiting
 }
 
 // outbox collects what a round sends through one port.
@@ -145,7 +147,8 @@ func NewWorker(c Config) (*Worker, error) {
 	for f, ports := range c.Ports {
 		for _, p := range ports {
 			if f == int(IPv6) || !w.stick {
-				w.rx = append(w.rx, inPort{p, Family(f)})
+				lag, _ := p.(ring.Lagging)
+				w.rx = append(w.rx, inPort{p, Family(f), lag})
 			}
 		}
 	}
@@ -169,10 +172,7 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 		w.releaseHeld()
 	}
 	for i := range w.rx {
-		if n := w.receive(&w.rx[i]); n > 0 {
-			w.process(&w.main)
-			received += n
-		}
+		received += w.pollPort(&w.rx[i])
 	}
 	if w.rounds++; w.local && (received == 0 || w.rounds%localRounds == 0) {
 		if n := w.receiveKernel(); n > 0 {
@@ -190,6 +190,27 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 	held := w.datagrams.waiting + w.datagrams.released
 	w.counters.Parked = uint64(w.parked.n+held) + w.given - w.taken
 	w.counters.publish()
+	return received
+}
+
+// burstsPerPort is how many bursts a round takes from one port before it gives
+// what it made of them to the kernel. That call runs long enough to empty the
+// caches of the worker's code and tables: several bursts share the refill.
+const burstsPerPort = 4
+
+// pollPort takes what waits at a port through the steps.
+func (w *Worker) pollPort(p *inPort) (received int) {
+	for range burstsPerPort {
+		n := w.receive(p)
+		if n == 0 {
+			break
+		}
+		w.process(&w.main)
+		received += n
+		if n < BurstSize {
+			break
+		}
+	}
 	return received
 }
 

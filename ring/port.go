@@ -48,6 +48,13 @@ type Port interface {
 	PollFD() int
 }
 
+// Lagging is a Port whose device may leave packets waiting after a Flush: its
+// own queue is full, or the link is down. Nothing tells when it can go on, so
+// who sleeps while TXPending says yes should Flush again before long.
+type Lagging interface {
+	TXPending() bool
+}
+
 // UMEM is the memory that all frames of a translator lie in. It is off the
 // Go heap. Its fields do not change between NewUMEM and Close, so any
 // goroutine may use it; what a frame holds belongs to whoever owns the frame.

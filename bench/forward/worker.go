@@ -10,11 +10,13 @@ import (
 	"handoff64/ring"
 )
 
-// burstSize, idleRounds and idleSleepMS are those of nat64d's workers.
+// These are those of nat64d's workers.
 const (
-	burstSize   = 64
-	idleRounds  = 64
-	idleSleepMS = 50
+	burstSize      = 64
+	burstsPerPort  = 4
+	idleRounds     = 64
+	idleSleepMS    = 50
+	laggingSleepMS = 1
 )
 
 // Counters say what became of packets: Received = Sent + TXFull.
@@ -71,19 +73,36 @@ func (w *worker) run(ctx context.Context, busy bool) error {
 			continue
 		}
 		if idle++; idle > idleRounds {
-			_, _ = unix.Poll(fds, idleSleepMS) // EINTR only costs a round
+			_, _ = unix.Poll(fds, w.sleepMS()) // EINTR only costs a round
 		}
 	}
 	return nil
 }
 
-// poll does one round: a burst from every port, then a word to every port, so
+// sleepMS is how long to sleep if nothing comes.
+func (w *worker) sleepMS() int {
+	for _, ports := range w.ports {
+		for _, p := range ports {
+			if lag, ok := p.(ring.Lagging); ok && lag.TXPending() {
+				return laggingSleepMS
+			}
+		}
+	}
+	return idleSleepMS
+}
+
+// poll does one round: some bursts from every port, then a word to every port, so
 // that nothing waits for what comes next.
 func (w *worker) poll() int {
 	n := 0
 	for side, ports := range w.ports {
 		for _, p := range ports {
-			n += w.move(p, 1-side)
+			for range burstsPerPort {
+				moved := w.move(p, 1-side)
+				if n += moved; moved < burstSize {
+					break
+				}
+			}
 		}
 	}
 	for _, ports := range w.ports {

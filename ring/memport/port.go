@@ -103,6 +103,9 @@ func (p *Port) Flush() {
 	p.tx = p.tx[:copy(p.tx, p.tx[n:])]
 }
 
+// TXPending implements ring.Lagging.
+func (p *Port) TXPending() bool { return len(p.tx) > 0 }
+
 // PollFD implements ring.Port: there is nothing to sleep on.
 func (p *Port) PollFD() int { return -1 }
 

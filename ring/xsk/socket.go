@@ -41,7 +41,10 @@ type Socket struct {
 	mappings [][]byte
 }
 
-var _ ring.Port = (*Socket)(nil)
+var (
+	_ ring.Port    = (*Socket)(nil)
+	_ ring.Lagging = (*Socket)(nil)
+)
 
 // Recv implements ring.Port.
 func (s *Socket) Recv(descs []ring.Desc) int {
@@ -95,8 +98,7 @@ func (s *Socket) Flush() {
 // PollFD implements ring.Port.
 func (s *Socket) PollFD() int { return s.fd }
 
-// TXPending says whether packets wait in the TX ring: a worker that wants to
-// sleep should Flush once more before long.
+// TXPending implements ring.Lagging.
 func (s *Socket) TXPending() bool { return s.txHeld > 0 && s.tx.pending() > 0 }
 
 // wakeTX makes the kernel work on the TX ring and says whether to ask for more.

@@ -1,0 +1,51 @@
+package dataplane
+
+import (
+	"testing"
+
+	"handoff64/ring/memport"
+)
+
+// TestSleepsShortlyWhilePacketsWait: nothing wakes a worker when a device that
+// took no packets can take them again.
+func TestSleepsShortlyWhilePacketsWait(t *testing.T) {
+	r := newRig(t, setup{})
+	w := r.workers[0]
+	if got := w.sleepTime(); got != idleSleep {
+		t.Fatalf("with nothing to do it sleeps %v, want %v", got, idleSleep)
+	}
+	r.in4[0].SetTransmit(0)
+	r.in6[0].Inject(udp6(t, clientA, 4000, serverA, 53, nil))
+	w.Poll(r.now)
+	if got := w.sleepTime(); got != laggingSleep {
+		t.Errorf("with a packet in the TX ring it sleeps %v, want %v", got, laggingSleep)
+	}
+	r.in4[0].SetTransmit(memport.Unlimited)
+	w.Poll(r.now)
+	if sent := len(r.in4[0].Drain()); sent != 1 || w.sleepTime() != idleSleep {
+		t.Errorf("%d packets left, and now it sleeps %v", sent, w.sleepTime())
+	}
+}
+
+// TestRoundIsBounded: a round takes several bursts from a port, and leaves the
+// rest for the next one, after the other port's.
+func TestRoundIsBounded(t *testing.T) {
+	r := newRig(t, setup{frames: 4096})
+	w := r.workers[0]
+	const most = burstsPerPort * BurstSize
+	port := memport.New("long", r.umem, r.frames[0], 2*most)
+	w.rx[0].Port = port
+	for range most + 10 {
+		if !port.Inject(udp6(t, clientA, 4000, serverA, 53, nil)) {
+			t.Fatal("no room for the packets")
+		}
+	}
+	for _, want := range []int{most, 10, 0} {
+		if got := w.Poll(r.now); got != want {
+			t.Fatalf("a round took %d packets, want %d", got, want)
+		}
+	}
+	if sent := len(r.in4[0].Drain()); sent != most+10 {
+		t.Errorf("%d packets left, want %d", sent, most+10)
+	}
+}
