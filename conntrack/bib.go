@@ -167,6 +167,15 @@ func (f *forward) find(b *bib, hash uint32, k kind, client Addr6, port uint16) (
 	return 0, 0, false
 }
 
+// place is where the word of a BIB index, which is there, lies.
+func (f *forward) place(hash, index uint32) int {
+	at := f.home(hash)
+	for f.words[at] != uint64(hash)<<32|uint64(index+1) {
+		at = f.after(at)
+	}
+	return at
+}
+
 func (f *forward) after(at int) int {
 	if at++; at == len(f.words) {
 		return 0

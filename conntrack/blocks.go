@@ -337,12 +337,7 @@ func (s *Shard) giveBlock(i uint32, now Tick) {
 	e := &b.blocks[i]
 	client := Addr6{e.hi.Load(), e.lo.Load()}
 	hash := uint32(s.t.hash.address(client))
-	for at := o.index.home(hash); ; at = o.index.after(at) {
-		if o.index.words[at] == uint64(hash)<<32|uint64(i+1) {
-			o.index.remove(at)
-			break
-		}
-	}
+	o.index.remove(o.index.place(hash, i))
 	e.meta.Store(e.meta.Load() >> 56 << 56)
 	s.stats.add(statBlocks, -1)
 	s.noteBlock(BlockReturned, client, i, max(now-Tick(e.since.Load()), 1))

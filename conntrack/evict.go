@@ -75,7 +75,7 @@ func (s *Shard) evict(p Proto) bool {
 		c.amongRecents()
 	}
 	if c.found {
-		s.expire(c.oldest)
+		s.expire(&ending{i: c.oldest})
 	}
 	return c.found
 }

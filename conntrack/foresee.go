@@ -50,7 +50,7 @@ func (s *Shard) Foresee(keys []*Key64, hashes []uint64, f []Foresight, step int)
 		f[i] = Foresight{hash64: hashes[i], client: c, forward: uint32(s.forward.home(forwardHash(c, kindOf(k.Proto))))}
 		prefetchLine(&s.forward.words[f[i].forward])
 		if s.peers.words != nil {
-			f[i].peer = s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto)
+			f[i].peer = s.t.hash.peer(c, k.Server, k.Proto)
 			prefetchLine(&s.peers.words[s.peers.home(f[i].peer)])
 		}
 	}

@@ -86,8 +86,10 @@ func (h *hasher) owner(client uint64) uint64 { return scale(client>>32, h.shards
 // A session hash carries its shard in the top eight bits; the other bits come
 // from the last stage: 16 for the tag, 40 from bit 16 on for the bucket.
 
-func (h *hasher) key64(k *Key64) uint64 {
-	c := h.client(k.Client, k.ClientPort)
+func (h *hasher) key64(k *Key64) uint64 { return h.session(h.client(k.Client, k.ClientPort), k) }
+
+// session is key64 where the client's hash is known.
+func (h *hasher) session(c uint64, k *Key64) uint64 {
 	rest := uint64(k.Server)<<32 | uint64(k.ServerPort)<<16 | uint64(k.Proto)<<8 | uint64(k.Pool6)
 	return h.owner(c)<<56 | fold(c^h.s[4], rest^h.s[5])>>8
 }

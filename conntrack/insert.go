@@ -50,7 +50,7 @@ func (s *Shard) insert(se *Session, f *Foresight, now Tick, restored bool, v *Vi
 		mark, verdict = s.takeOver(se, f.hash46, origin, restored)
 	}
 	if verdict != OK {
-		s.letGo(se, origin)
+		s.letGo(se, origin, s.t.hash.client(k.Client, k.ClientPort))
 		return verdict
 	}
 	i, ok64 := s.index64.free(f.hash64)
@@ -116,7 +116,7 @@ func (s *Shard) write(se *Session, origin Origin, mark uint64, at [2]uint32, h [
 
 // refuse undoes acquire for a session that found no room.
 func (s *Shard) refuse(se *Session, origin Origin) Verdict {
-	s.letGo(se, origin)
+	s.letGo(se, origin, s.t.hash.client(se.Key.Client, se.Key.ClientPort))
 	s.stats.add(statRefused, 1)
 	return TableFull
 }
@@ -148,40 +148,6 @@ func (s *Shard) Remove(v *View64) {
 		s.removeSlot(v.self)
 		s.stats.publish()
 	}
-}
-
-// removeSlot ends the session in a 64 slot. Tags go first, so that a reader
-// finds the whole session or none.
-func (s *Shard) removeSlot(i uint32) {
-	var w words
-	a := &s.index64.slots[i]
-	if _, ok := a.load(&w); !ok {
-		panic("conntrack: removing a session from an empty slot")
-	}
-	se, j := w.session(), w.peer()
-	k46 := se.key46()
-	s.noteSession(SessionEnded, &se, se.Origin, i, a.state.Load())
-	s.index64.hide(s.t.hash.key64(&se.Key), i)
-	s.index46.hide(s.t.hash.key46(&k46), j)
-	a.clear()
-	s.index46.slots[j].clear()
-	s.wheel.unlink(s.index64.slots, i)
-	if s.peers.words != nil && se.Origin != OriginHandoff {
-		s.peers.drop(s.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto))
-	}
-	s.letGo(&se, se.Origin)
-	s.giveBack(se.Key.Client, w[4]&countedBit, oneSession)
-	if se.Key.Proto == Entry {
-		s.t.freeEntries.Add(1)
-		s.stats.add(statEntries, -1)
-		s.stats.add(statPurged, 1)
-		return
-	}
-	if se.Origin == OriginHandoff {
-		s.stats.add(statHandoff, -1)
-	}
-	s.giveCredit()
-	s.stats.add(statUsed, -1)
 }
 
 // Room for sessions is counted over all shards, so that the limit is the
@@ -224,7 +190,7 @@ func (s *Shard) peerHash(k *Key64, f *Foresight) uint64 {
 	if f.peer != 0 {
 		return f.peer
 	}
-	return s.t.hash.peer(k.Client, k.ClientPort, k.Server, k.Proto)
+	return s.t.hash.peer(s.t.hash.client(k.Client, k.ClientPort), k.Server, k.Proto)
 }
 
 // HasSessionWith tells whether a client's transport address has a session over
@@ -233,5 +199,5 @@ func (s *Shard) peerHash(k *Key64, f *Foresight) uint64 {
 // RFC 4787 REQ-8). It answers no when the table was made without
 // Config.AddressDependent and without room for entries.
 func (s *Shard) HasSessionWith(client Addr6, port uint16, server uint32, p Proto) bool {
-	return s.peers.has(s.t.hash.peer(client, port, server, p))
+	return s.peers.has(s.t.hash.peer(s.t.hash.client(client, port), server, p))
 }

@@ -28,9 +28,11 @@ func newPeers(n int) (peers, error) {
 	return peers{words: overlay[uint64](mem, 0, n), mem: mem}, nil
 }
 
-// peer hashes what the filter asks about.
-func (h *hasher) peer(client Addr6, port uint16, server uint32, p Proto) uint64 {
-	return fold(h.client(client, port)^h.s[9], (uint64(p)<<32|uint64(server))^h.s[8])
+// peer hashes what the filter asks about; client is the hash of the client's
+// transport address. What differs in the protocol alone lies side by side, since
+// TCP and UDP are asked for together.
+func (h *hasher) peer(client uint64, server uint32, p Proto) uint64 {
+	return fold(client^h.s[9], uint64(server)^h.s[8]) ^ p.code()<<peerShift
 }
 
 func (p *peers) home(hash uint64) int { return int(scale(hash>>32, uint64(len(p.words)))) }

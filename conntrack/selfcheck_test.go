@@ -97,7 +97,7 @@ func (c *checker) shard(s *Shard) error {
 			c.counts[se.Key.Client] += oneSession
 		}
 		if se.Origin != OriginHandoff {
-			peersWant[c.t.hash.peer(se.Key.Client, se.Key.ClientPort, se.Key.Server, se.Key.Proto)>>peerShift]++
+			peersWant[c.t.hash.peer(c.t.hash.client(se.Key.Client, se.Key.ClientPort), se.Key.Server, se.Key.Proto)>>peerShift]++
 		}
 	}
 	c.sessions += n - entries

@@ -271,8 +271,9 @@ func (s *Shard) acquire(se *Session, f *Foresight) (Origin, bool) {
 	return OriginNAT64, true
 }
 
-// letGo undoes acquire, and ends a dynamic mapping with its last session.
-func (s *Shard) letGo(se *Session, origin Origin) {
+// letGo undoes acquire, and ends a dynamic mapping with its last session. c is
+// the hash of the client's transport address.
+func (s *Shard) letGo(se *Session, origin Origin, c uint64) {
 	k := &se.Key
 	if origin == OriginHandoff {
 		return
@@ -282,8 +283,10 @@ func (s *Shard) letGo(se *Session, origin Origin) {
 		s.t.statics.Load().serving(key).release()
 		return
 	}
-	set, _ := s.t.poolSet(kindOf(k.Proto), se.Mapped)
-	if e := &s.t.bib.entries[bibIndex(set, se.MappedPort)]; e.count(k.Proto, -1) == 0 {
-		s.unmap(k.Client, k.ClientPort, k.Proto)
+	kind := kindOf(k.Proto)
+	set, _ := s.t.poolSet(kind, se.Mapped)
+	i := bibIndex(set, se.MappedPort)
+	if s.t.bib.entries[i].count(k.Proto, -1) == 0 {
+		s.closeBIB(i, s.forward.place(forwardHash(c, kind), i), k.Client)
 	}
 }

@@ -120,7 +120,7 @@ func (s *slot) store(w *words, state uint32, now Tick) {
 }
 
 // clear empties a slot. Owner only, after its tag is gone.
-func (s *slot) clear() { s.seq.Store(s.seq.Load() + 1) }
+func (s *slot) clear() { storeHalf(&s.seq, s.seq.Load()+1) }
 
 // stateWord ties a TCP state to the session's generation, which both of its
 // slots carry, so that a worker that looked up the previous occupant cannot

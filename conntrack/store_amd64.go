@@ -20,6 +20,11 @@ import "sync/atomic"
 //go:noescape
 func storeWord(p *atomic.Uint64, v uint64)
 
+// storeHalf stores v.
+//
+//go:noescape
+func storeHalf(p *atomic.Uint32, v uint32)
+
 // storeSlot writes a session into a slot: seq, which is odd, then everything,
 // with stamp in the low half of stampState and state in the upper one, then
 // seq+1.

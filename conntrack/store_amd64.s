@@ -9,6 +9,13 @@ TEXT ·storeWord(SB), NOSPLIT, $0-16
 	MOVQ AX, (DI)
 	RET
 
+// func storeHalf(p *atomic.Uint32, v uint32)
+TEXT ·storeHalf(SB), NOSPLIT, $0-12
+	MOVQ p+0(FP), DI
+	MOVL v+8(FP), AX
+	MOVL AX, (DI)
+	RET
+
 // func storeSlot(s *slot, w *words, stampState uint64, seq uint32)
 TEXT ·storeSlot(SB), NOSPLIT, $0-28
 	MOVQ s+0(FP), DI

@@ -9,6 +9,8 @@ import "sync/atomic"
 
 func storeWord(p *atomic.Uint64, v uint64) { p.Store(v) }
 
+func storeHalf(p *atomic.Uint32, v uint32) { p.Store(v) }
+
 func storeSlot(s *slot, w *words, stampState uint64, seq uint32) {
 	s.seq.Store(seq)
 	s.hop.Store(0)

@@ -1,5 +1,7 @@
 package conntrack
 
+import "math/bits"
+
 // The timer wheel has one list of sessions per tick of the next 13 minutes. A
 // session sits where it can expire at the earliest; packets do not move it.
 // When its tick comes it is looked at: still idle, it is removed, otherwise it
@@ -44,6 +46,16 @@ func (w *wheel) unlink(slots []slot, i uint32) {
 		slots[s.prev-1].next = s.next
 	}
 	w.count--
+}
+
+// foreseeUnlink asks for the slots that unlink writes.
+func (w *wheel) foreseeUnlink(slots []slot, i uint32) {
+	if next := slots[i].next; next != 0 {
+		prefetchLine(&slots[next-1])
+	}
+	if prev := slots[i].prev; prev&wheelHead == 0 {
+		prefetchLine(&slots[prev-1])
+	}
 }
 
 // before tells whether a comes before b; ticks wrap.
@@ -93,24 +105,47 @@ func (s *Shard) Expire(now Tick, budget int) (expired int) {
 		w.tick = last // one turn visits every session, however long the pause was
 	}
 	for work := budget * bucketsPerOp; work > 0 && !before(now, w.tick) && w.count > 0 && len(s.probes) < maxProbes; work-- {
-		i := w.heads[w.tick%wheelSize]
-		if i == 0 {
+		if w.heads[w.tick%wheelSize] == 0 {
 			w.tick++
 			continue
 		}
-		work -= bucketsPerOp - 1
-		w.unlink(s.index64.slots, i-1)
-		if s.recheck(i-1, now) {
-			expired++
-		}
+		n := s.expireList(w.heads[w.tick%wheelSize], now, (work+bucketsPerOp-1)/bucketsPerOp, &expired)
+		work -= n*bucketsPerOp - 1
 	}
 	return expired
 }
 
-// recheck ends the session of a slot that was just taken off the wheel, or
-// puts it back.
-func (s *Shard) recheck(i uint32, now Tick) (expired bool) {
-	a := &s.index64.slots[i]
+// expireList looks at sessions of a tick's list, of which the first is given: at
+// budget of them at most, and no more than may be probed. It says how many it
+// looked at. A list can be read only one after the other, so what each session
+// needs is asked for while those before it are dealt with.
+func (s *Shard) expireList(next uint32, now Tick, budget int, expired *int) (n int) {
+	var queue [endAhead]ending
+	slots, ahead := s.index64.slots, 0
+	for n < budget && len(s.probes) < maxProbes {
+		for ; next != 0 && ahead < n+endAhead && ahead < budget; ahead++ {
+			a := &slots[next-1]
+			due := Tick(a.stamp.Load()) + s.t.lifetime(protoOf(a.w[4].Load()), stateOf(a.state.Load()))
+			s.look(&queue[ahead%endAhead], next-1, !before(now, due))
+			if next = a.next; next != 0 {
+				prefetchLine(&slots[next-1])
+			}
+		}
+		if n == ahead {
+			break
+		}
+		if s.recheck(&queue[n%endAhead], now) {
+			*expired++
+		}
+		n++
+	}
+	return n
+}
+
+// recheck ends a session whose place on the wheel has come, or gives it
+// another.
+func (s *Shard) recheck(e *ending, now Tick) (expired bool) {
+	a := &s.index64.slots[e.i]
 	w4 := a.w[4].Load()
 	p := protoOf(w4)
 	used, other := Tick(a.stamp.Load()), Tick(s.index46.slots[w4>>32].stamp.Load())
@@ -120,23 +155,24 @@ func (s *Shard) recheck(i uint32, now Tick) (expired bool) {
 	}
 	state := a.state.Load()
 	due := used + s.t.lifetime(p, stateOf(state))
-	if !before(now, due) && p == TCP && stateOf(state) == StateEstablished && s.linger(i, state, now) {
+	if !before(now, due) && p == TCP && stateOf(state) == StateEstablished && s.linger(e.i, state, now) {
 		due = now + s.t.lifetime(TCP, StateTrans)
 	}
-	s.arm(i, now, due, p)
 	if before(now, due) {
+		s.wheel.unlink(s.index64.slots, e.i)
+		s.arm(e.i, now, due, p)
 		return false
 	}
-	s.expire(i)
+	s.expire(e)
 	return true
 }
 
 // expire removes a session whose time has come. Entries are counted apart.
-func (s *Shard) expire(i uint32) {
-	if protoOf(s.index64.slots[i].w[4].Load()) != Entry {
+func (s *Shard) expire(e *ending) {
+	if protoOf(s.index64.slots[e.i].w[4].Load()) != Entry {
 		s.stats.add(statExpired, 1)
 	}
-	s.removeSlot(i)
+	s.end(e)
 }
 
 // sweep is a walk over a shard's slots that removes what a control command
@@ -194,20 +230,26 @@ func (s *Shard) sweepSome(budget int, removed *int) (used int) {
 // sweepBucket removes a bucket's sessions: all, those of handoff servers, or
 // those of static mappings that are no more.
 func (s *Shard) sweepBucket(bucket uint32) (removed int) {
+	var ends [lanes]ending
+	slots := s.index64.slots
 	tags := s.index64.tags[bucket].Load()
-	for lane := range uint32(lanes) {
-		if tags>>(lane*8)&0xff == 0 {
-			continue
+	for full := matchesAny(tags); full != 0; full &= full - 1 {
+		i := bucket*lanes + uint32(bits.TrailingZeros64(full))>>3
+		if next := i + lanes; int(next) < len(slots) {
+			prefetchLine(&slots[next])
 		}
-		i := bucket*lanes + lane
 		if !s.sweep.flush && !s.outdated(i) {
 			if s.sweep.count {
 				s.countLate(i)
 			}
 			continue
 		}
-		s.expire(i)
+		s.look(&ends[removed], i, true)
+		s.wheel.foreseeUnlink(slots, i)
 		removed++
+	}
+	for n := range removed {
+		s.expire(&ends[n])
 	}
 	return removed
 }
