@@ -120,15 +120,37 @@ func runServer(p *program, c *command, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := dropPrivileges(); err != nil {
+		return errors.Join(err, srv.Close())
+	}
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
-	go onHangup(ctx, hangups, srv.Reopen)
+	go onHangup(ctx, hangups, func() {
+		srv.Reopen()
+		if err := rereadMode(p, c, args, srv); err != nil {
+			log.Error("reload the configuration; all stays as it was", "error", err)
+		}
+	})
 	return srv.Run(ctx, func() {
 		log.Info("ready", "listen", netip.AddrPortFrom(cfg.Listen.Addr(), srv.Port()), "state_dir", cfg.StateDir, "mode", s.mode)
 		if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 			log.Error("tell systemd", "error", err)
 		}
 	})
+}
+
+// rereadMode takes over the mode that flags and configuration file say now. The
+// other settings count from the next start.
+func rereadMode(p *program, c *command, args []string, srv *server.Server) error {
+	s, _, err := readSettings(p, c, args)
+	if err != nil || s.config == "" {
+		return err
+	}
+	cfg, err := s.serverConfig()
+	if err != nil {
+		return err
+	}
+	return srv.SetMode(cfg.Mode)
 }
 
 // onHangup calls f for every SIGHUP until ctx ends.

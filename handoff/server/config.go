@@ -100,8 +100,6 @@ func (c *Config) checkDevice() error {
 		return fmt.Errorf("device %q: a name has 1 to 15 octets: %w", c.Device, errConfig)
 	case c.DeviceMTU != 0 && (c.DeviceMTU < leastMTU || c.DeviceMTU > jumbo):
 		return fmt.Errorf("device-mtu %d: 0, or %d to %d: %w", c.DeviceMTU, leastMTU, jumbo, errConfig)
-	case !c.needsPool():
-		return nil
 	}
 	return CheckPool(c.Pool)
 }

@@ -184,7 +184,11 @@ func (c *remote) Close() error {
 
 // get asks for a page and has read read it.
 func (c *remote) get(ctx context.Context, page string, read func(*json.Decoder) error) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://handoffd/"+page, nil)
+	return c.ask(ctx, http.MethodGet, page, read)
+}
+
+func (c *remote) ask(ctx context.Context, method, page string, read func(*json.Decoder) error) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://handoffd/"+page, nil)
 	if err != nil {
 		return fmt.Errorf("ask the running handoffd: %w", err)
 	}
@@ -202,6 +206,16 @@ func (c *remote) get(ctx context.Context, page string, read func(*json.Decoder) 
 		return fmt.Errorf("ask the running handoffd: %w", err)
 	}
 	return nil
+}
+
+// ChangeMode has the running server change its mode.
+func ChangeMode(ctx context.Context, stateDir string, m Mode) error {
+	c, err := dialControl(ctx, stateDir)
+	if err != nil {
+		return err
+	}
+	err = c.ask(ctx, http.MethodPost, "mode?to="+m.String(), func(*json.Decoder) error { return nil })
+	return errors.Join(err, c.Close())
 }
 
 // errRefusedAsk: program and server do not speak the same language.

@@ -20,7 +20,7 @@ func (s *Server) openDevice() error {
 	if !s.cfg.needsDevice() {
 		return nil
 	}
-	c := tundev.Config{Name: s.cfg.Device, MTU: s.cfg.DeviceMTU}
+	c := tundev.Config{Name: s.cfg.Device, MTU: s.cfg.DeviceMTU, Address: s.cfg.Pool.Addr().Next()}
 	if s.cfg.needsPool() {
 		c.Pool = s.cfg.Pool
 		s.table.pool.use(c.Pool)

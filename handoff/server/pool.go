@@ -29,7 +29,7 @@ func CheckPool(p netip.Prefix) error {
 	case p != p.Masked():
 		return fmt.Errorf("pool %v has bits behind its length, did you mean %v? %w", p, p.Masked(), errConfig)
 	case p.Bits() > 30:
-		return fmt.Errorf("pool %v has no two addresses beside its first and last: %w", p, errConfig)
+		return fmt.Errorf("pool %v has no address for a client beside its first, second and last: %w", p, errConfig)
 	}
 	for _, q := range private {
 		if q.Bits() <= p.Bits() && q.Contains(p.Addr()) {
@@ -51,8 +51,9 @@ type pool struct {
 
 func newPool() pool { return pool{byAddress: map[addr4]*lease{}} }
 
-// use makes a prefix the pool's. Its first and last address stay free: people
-// and programs take them for the network and its broadcast.
+// use makes a prefix the pool's. Nobody gets its first and last address, which
+// people and programs take for the network and its broadcast, nor the second,
+// which is the device's.
 func (p *pool) use(prefix netip.Prefix) {
 	size := 1 << (32 - prefix.Bits())
 	p.prefix, p.taken, p.free = prefix, make([]uint64, (size+63)/64), size
@@ -60,6 +61,7 @@ func (p *pool) use(prefix netip.Prefix) {
 		p.taken[i/64] |= 1 << (i % 64)
 	}
 	p.mark(0, true)
+	p.mark(1, true) // the device's own
 	p.mark(size-1, true)
 	for a := range p.byAddress {
 		if i := p.index(a); i >= 0 {

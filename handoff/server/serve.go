@@ -214,6 +214,9 @@ func (s *Server) Reopen() {
 // Port is the control port that was bound.
 func (s *Server) Port() uint16 { return s.socket.port }
 
+// Close gives up a server that is not going to be Run.
+func (s *Server) Close() error { return s.close() }
+
 // close gives up whatever there is.
 func (s *Server) close() error {
 	var errs []error

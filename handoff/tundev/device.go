@@ -1,7 +1,7 @@
 // Package tundev makes the TUN device over which a handoff server hands
 // translated packets to this host's programs and takes their answers.
 //
-//	Open (CAP_NET_ADMIN) ─► device, MTU, reverse path filter, up, route to the pool
+//	Open (CAP_NET_ADMIN) ─► device, MTU, reverse path filter, up, address, route to the pool
 //	Read ◄── the kernel's packets for the pool: several segments a call (TSO, USO)
 //	Write ──► packets for this host, as if they came from a network: coalesced (GRO)
 //
@@ -35,9 +35,11 @@ const Offset = 10
 type Config struct {
 	Name string
 	MTU  int
-	// Pool is routed to the device, unless it is not valid. The device itself
-	// has no address of it: an answer of a program that did not choose its own
-	// address would leave from there, and not from the one that was asked.
+	// Address is the device's own. Its scope is the host: answers of programs that
+	// did not choose their address never leave from there. The kernel's loose
+	// reverse path filter accepts nothing on a device without any.
+	Address netip.Addr
+	// Pool is routed to the device, unless it is not valid.
 	Pool netip.Prefix
 }
 
@@ -117,11 +119,17 @@ func (d *Device) configure(c Config) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return fmt.Errorf("set it up: %w", err)
 	}
+	if c.Pool.IsValid() {
+		if err := free(c.Pool); err != nil {
+			return err
+		}
+	}
+	own := netip.PrefixFrom(c.Address, c.Address.BitLen())
+	if err := netlink.AddrAdd(link, &netlink.Addr{IPNet: ipNet(own), Scope: unix.RT_SCOPE_HOST}); err != nil {
+		return fmt.Errorf("give it the address %v: %w", c.Address, err)
+	}
 	if !c.Pool.IsValid() {
 		return nil
-	}
-	if err := free(c.Pool); err != nil {
-		return err
 	}
 	route := &netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(c.Pool)}
 	if err := netlink.RouteAdd(route); err != nil {

@@ -1,11 +1,15 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"handoff64/tools/lab"
 )
@@ -17,6 +21,10 @@ func (w *world) adoptedAs(args ...string) *lab.Handoffd {
 	h.Args = args
 	w.must(h.Start(w.ctx))
 	w.t.Cleanup(func() {
+		if w.t.Failed() && h.Running() {
+			said, err := h.Run(context.Background(), "status")
+			w.t.Logf("status (%v): %s", err, said)
+		}
 		if h.Running() {
 			if err := h.Stop(); err != nil {
 				w.t.Error(err)
@@ -56,5 +64,72 @@ func TestLocalNAT(t *testing.T) {
 	w.must(err)
 	if !strings.Contains(said, " 0% packet loss") {
 		t.Errorf("ping: %s", said)
+	}
+}
+
+// fragments is how many IPv4 fragments a host has received and made.
+func (w *world) fragments(h lab.Host) (received, made int) {
+	w.t.Helper()
+	text, err := h.Output(w.ctx, "cat", "/proc/net/snmp")
+	w.must(err)
+	var names, values []string
+	for line := range strings.Lines(text) {
+		if f := strings.Fields(line); f[0] == "Ip:" {
+			names, values = values, f
+		}
+	}
+	count := func(name string) (n int) {
+		i := slices.Index(names, name)
+		if i < 0 {
+			w.t.Fatalf("no %s in %q", name, text)
+		}
+		n, err := strconv.Atoi(values[i])
+		w.must(err)
+		return n
+	}
+	return count("ReasmReqds"), count("FragCreates")
+}
+
+// TCP at full speed, both ways at once, in each mode: every octet arrives, and no
+// control datagram is ever fragmented.
+func TestTranslatingModesCarryTCP(t *testing.T) {
+	for _, mode := range []string{"local-nat", "mixed"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			w := plain(t)
+			w.adoptedAs("--mode", mode)
+			receivedBefore, madeBefore := w.fragments(w.server)
+			f := w.flows(w.client, w.server, netip.AddrPortFrom(w.Server(), 5001), lab.Pool6, 4)
+			w.eventually("every flow has carried 4 MB", time.Minute, func() error {
+				for i, n := range f.Checked() {
+					if n < 4<<20 {
+						return fmt.Errorf("flow %d has carried %d octets (%v)", i, n, f.Err())
+					}
+				}
+				return nil
+			})
+			w.must(f.Finish())
+			if received, made := w.fragments(w.server); received != receivedBefore || made != madeBefore {
+				t.Errorf("the server received %d fragments and made %d", received-receivedBefore, made-madeBefore)
+			}
+			if entries := w.mappings(w.d); len(entries) != 0 {
+				t.Logf("sessions at the NAT64: %v", entries)
+			}
+		})
+	}
+}
+
+// In mixed mode local programs see the NAT64's address, although nothing is in
+// the NAT64's cache.
+func TestMixed(t *testing.T) {
+	t.Parallel()
+	w := plain(t)
+	h := w.adoptedAs("--mode", "mixed")
+	from := tuples([]netip.Addr{w.Client()}, 41_000, 5)
+	w.observer(w.server, netip.AddrPortFrom(w.Server(), 7).String())
+	for client, mapped := range w.meetAll(w.client, from, netip.MustParseAddrPort(w.embedded(7))) {
+		if got, err := h.Lookup(w.ctx, mapped.String()); mapped.Addr() != lab.Pool4 || err != nil || got != client.String() {
+			t.Errorf("%s is seen as %s, lookup says %q (%v)", client, mapped, got, err)
+		}
 	}
 }
