@@ -4,6 +4,10 @@ import (
 	"handoff64/ring"
 )
 
+// transmitter sends what is due on a lane, of its own accord and in one burst
+// at most. Owned by the lane's thread.
+type transmitter interface{ round(l *lane, c *clock) }
+
 // lane is one queue of one interface with what is sent and received there.
 // Owned by one thread while a trial runs.
 type lane struct {
@@ -12,7 +16,7 @@ type lane struct {
 	ports  []ring.Port // to receive from; the first one to send to
 	index  int         // among the interface's lanes
 
-	senders  []*sender
+	senders  []transmitter
 	receiver *receiver
 	descs    [maxBurst]ring.Desc
 }

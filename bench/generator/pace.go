@@ -40,17 +40,24 @@ func (p *pace) due(now int64) (n int, more bool) {
 		return p.bounded(maxBurst)
 	}
 	total := uint64(float64(elapsed) * p.perNano)
-	if p.limit > 0 {
-		total = min(total, p.limit)
-	}
-	open := total - p.given
+	open := total - min(total, p.given)
 	if most := max(maxBurst, uint64(math.Ceil(maxArrears*p.perNano))); open > most {
-		p.missed += open - most
-		p.given += open - most
+		p.miss(open - most)
 		open = most
 	}
 	n, more = p.bounded(int(min(open, maxBurst)))
 	return n, more && (!ended || uint64(n) < open)
+}
+
+// miss gives packets up that should have been sent by now. Where a number of
+// packets is wanted they are sent later, as if all had begun later.
+func (p *pace) miss(n uint64) {
+	p.missed += n
+	if p.limit == 0 {
+		p.given += n
+		return
+	}
+	p.start += int64(float64(n) / p.perNano)
 }
 
 // bounded applies the limit.

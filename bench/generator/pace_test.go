@@ -76,6 +76,21 @@ func TestPaceAfterAPause(t *testing.T) {
 	}
 }
 
+// TestPaceSendsANumber: after a pause the same number is sent, only later.
+func TestPaceSendsANumber(t *testing.T) {
+	p := newPace(1e6, 0, 0, 10_000)
+	calls := 0
+	sent, _ := drive(t, &p, func() int64 {
+		if calls++; calls == 50 {
+			return 100_000_000
+		}
+		return 5000
+	})
+	if sent != 10_000 || p.missed < 97_000 || p.missed > 98_000 {
+		t.Errorf("%d sent, %d missed", sent, p.missed)
+	}
+}
+
 // TestPaceWhatIsNotTaken: what the TX ring refused stays due.
 func TestPaceWhatIsNotTaken(t *testing.T) {
 	p := newPace(1e6, 0, 100_000, 0)

@@ -17,15 +17,19 @@ func stream(d trial.Direction, lane int) uint8 { return uint8(d)<<7 | uint8(lane
 // lane's thread; others read what it shows.
 type receiver struct {
 	trial        uint8
+	follow       bool // take up trials as they come, whatever their number
 	verify       bool
 	latencyAfter int64        // what is received earlier has no say in the delays
 	ways         [2]*arrivals // by direction; nil: nothing of it is expected here
 	parsed       traffic.Packet
 
-	foreign uint64 // without a stamp
-	stale   uint64 // of an earlier trial
-	astray  uint64 // of a direction that does not end here
-	damaged uint64 // with a broken stamp
+	history []heard // of trials that others followed
+
+	foreign       uint64 // without a stamp
+	foreignOctets uint64
+	stale         uint64 // of an earlier trial
+	astray        uint64 // of a direction that does not end here
+	damaged       uint64 // with a broken stamp
 }
 
 // arrivals is what one lane received of one direction.
@@ -67,16 +71,20 @@ func (r *receiver) packet(frame []byte, now int64) {
 	p := &r.parsed
 	if !traffic.Parse(frame, p) {
 		r.foreign++
+		r.foreignOctets += uint64(len(frame))
 		return
 	}
 	stamp, verdict := traffic.ReadStamp(frame[p.Payload:p.End])
 	switch {
 	case verdict == traffic.Foreign:
 		r.foreign++
+		r.foreignOctets += uint64(len(frame))
 		return
 	case verdict == traffic.Damaged:
 		r.damaged++
 		return
+	case stamp.Trial != r.trial && r.follow:
+		r.turn(stamp.Trial)
 	case stamp.Trial != r.trial:
 		r.stale++
 		return

@@ -19,6 +19,10 @@ type Progress struct {
 
 func (j *job) progress() (p Progress) {
 	p.Elapsed = time.Duration(j.tester.clock.now() - j.start)
+	if j.player != nil {
+		p.SendsIn[0], p.Sent[0], p.SentOctets[0] = true, j.player.shown.packets.Load(), j.player.shown.octets.Load()
+		return p
+	}
 	for d := range p.Sent {
 		p.SendsIn[d], p.ReceivesIn[d] = len(j.senders[d]) > 0, len(j.arrivals[d]) > 0
 		for _, s := range j.senders[d] {

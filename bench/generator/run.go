@@ -55,6 +55,7 @@ type job struct {
 	senders  [2][]*sender
 	arrivals [2][]*arrivals
 	lanes    []*lane
+	player   *player // of a replay, which has no senders
 }
 
 // Run sends, waits for what is late, and counts. The end of ctx ends sending,
@@ -72,7 +73,7 @@ func (t *Tester) Run(ctx context.Context, r Run) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := j.work(ctx); err != nil {
+	if err := j.work(func() { j.supervise(ctx) }); err != nil {
 		return nil, err
 	}
 	after, err := t.count()
@@ -202,9 +203,8 @@ func (j *job) begin() {
 	}
 }
 
-// work runs the threads until all is sent and has arrived, or is late for too
-// long.
-func (j *job) work(ctx context.Context) error {
+// work runs the threads; supervise says when they end.
+func (j *job) work(supervise func()) error {
 	t := j.tester
 	threads := t.threads(len(j.lanes))
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), threads+1)))
@@ -226,7 +226,8 @@ func (j *job) work(ctx context.Context) error {
 			}
 		})
 	}
-	j.supervise(ctx)
+	supervise()
+	j.phase.Store(ended)
 	wg.Wait()
 	return errors.Join(errs...)
 }
@@ -269,10 +270,7 @@ func (j *job) supervise(ctx context.Context) {
 	report := time.Now().Add(time.Second)
 	var until time.Time
 	for range tick.C {
-		if f := j.tester.cfg.Progress; f != nil && !time.Now().Before(report) {
-			report = report.Add(time.Second)
-			f(j.progress())
-		}
+		report = j.report(report)
 		phase := j.phase.Load()
 		switch {
 		case phase == ended:
@@ -287,10 +285,19 @@ func (j *job) supervise(ctx context.Context) {
 			}
 		}
 		if phase == draining && time.Now().After(until) {
-			j.phase.Store(ended)
 			return
 		}
 	}
+}
+
+// report shows the progress if it is time, and returns when it is next.
+func (j *job) report(next time.Time) time.Time {
+	f := j.tester.cfg.Progress
+	if f == nil || time.Now().Before(next) {
+		return next
+	}
+	f(j.progress())
+	return next.Add(time.Second)
 }
 
 func (j *job) allSent() bool {

@@ -10,6 +10,7 @@ type tracker struct {
 	next   uint64 // one more than the highest number received
 	window [windowBits / 64]uint64
 
+	fresh      uint64 // received since the last restart, without duplicates
 	received   uint64 // without duplicates
 	duplicated uint64
 	reordered  uint64 // received behind a higher number (RFC 4737 §3.3)
@@ -24,10 +25,12 @@ func (t *tracker) add(seq uint64) {
 		t.clear((t.next+63)/64, word)
 		*slot |= bit
 		t.next = seq + 1
+		t.fresh++
 		t.received++
 		return
 	}
 	if (t.next-1)/64-word >= uint64(len(t.window)) {
+		t.fresh++
 		t.received++
 		t.reordered++
 		t.ancient++
@@ -38,8 +41,15 @@ func (t *tracker) add(seq uint64) {
 		return
 	}
 	*slot |= bit
+	t.fresh++
 	t.received++
 	t.reordered++
+}
+
+// restart makes the next number the first of another sequence. The counts go on.
+func (t *tracker) restart() {
+	t.window = [windowBits / 64]uint64{}
+	t.next, t.fresh = 0, 0
 }
 
 // clear empties the words from one to another, which come into the window.

@@ -2,6 +2,7 @@ package generator
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"runtime"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"handoff64/bench/traffic"
 )
@@ -99,4 +101,10 @@ func openTester(t testing.TB, c Config) *Tester {
 		}
 	})
 	return tester
+}
+
+// ownNamespace is a path to the test's network namespace, for other threads.
+func ownNamespace(t testing.TB) string {
+	t.Helper()
+	return fmt.Sprintf("/proc/%d/task/%d/ns/net", os.Getpid(), unix.Gettid())
 }

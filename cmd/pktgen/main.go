@@ -40,7 +40,9 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"send", "send stamped frames", runSend},
+		{"receive", "receive stamped frames and count what is missing", runReceive},
 		{"measure", "send and receive: loss, rate, reordering, delay", runMeasure},
+		{"replay", "send the frames of a capture file", runReplay},
 		{"forward", "forward between two interfaces, to measure against", runForward},
 	}
 }

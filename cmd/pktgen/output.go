@@ -168,8 +168,13 @@ func printWay(out io.Writer, name string, w *generator.Way) {
 	if w.BadChecksum > 0 {
 		fmt.Fprintf(t, "\tchecksum\t%d packets with a wrong one\n", w.BadChecksum)
 	}
-	if l := latencyOf(w.Latency); l != nil {
-		fmt.Fprintf(t, "\tdelay\tµs: least %.1f, mean %.1f, p50 %.1f, p90 %.1f, p99 %.1f, p99.9 %.1f, most %.1f\n", l.Min, l.Mean, l.P50, l.P90, l.P99, l.P999, l.Max)
+	printLatency(t, "\tdelay", latencyOf(w.Latency))
+}
+
+// printLatency prints nothing of nothing.
+func printLatency(out io.Writer, name string, l *latencyJSON) {
+	if l != nil {
+		fmt.Fprintf(out, "%s\tµs: least %.1f, mean %.1f, p50 %.1f, p90 %.1f, p99 %.1f, p99.9 %.1f, most %.1f\n", name, l.Min, l.Mean, l.P50, l.P90, l.P99, l.P999, l.Max)
 	}
 }
 
@@ -194,26 +199,31 @@ func printCounters(out io.Writer, r *generator.Result) {
 		}
 	}
 	for _, e := range r.Endpoints {
-		kind := e.XDPMode
-		if e.ZeroCopy {
-			kind += ", zero copy"
-		}
-		fmt.Fprintf(out, "%s (%s, %d queues): %d packets of others left to the kernel", e.Interface, kind, e.Queues, e.Passed)
-		for _, c := range []struct {
-			n    uint64
-			what string
-		}{
-			{e.Sockets.Lost(), "lost because we did not receive fast enough"}, {e.Sockets.TXInvalid, "refused by the kernel"},
-			{e.Link.TXDropped, "dropped by the interface when sending"}, {e.Link.RXDropped, "dropped by the interface when receiving"},
-			{e.Sockets.Errors, "system calls failed"},
-		} {
-			if c.n > 0 {
-				fmt.Fprintf(out, ", %d %s", c.n, c.what)
-			}
-		}
-		fmt.Fprintln(out)
+		printEndpoint(out, e)
 	}
 	if r.Interrupted {
 		fmt.Fprintln(out, "interrupted: this is the result so far")
 	}
+}
+
+// printEndpoint is a line about an interface.
+func printEndpoint(out io.Writer, e generator.EndpointCounters) {
+	kind := e.XDPMode
+	if e.ZeroCopy {
+		kind += ", zero copy"
+	}
+	fmt.Fprintf(out, "%s (%s, %d queues): %d packets of others left to the kernel", e.Interface, kind, e.Queues, e.Passed)
+	for _, c := range []struct {
+		n    uint64
+		what string
+	}{
+		{e.Sockets.Lost(), "lost because we did not receive fast enough"}, {e.Sockets.TXInvalid, "refused by the kernel"},
+		{e.Link.TXDropped, "dropped by the interface when sending"}, {e.Link.RXDropped, "dropped by the interface when receiving"},
+		{e.Sockets.Errors, "system calls failed"},
+	} {
+		if c.n > 0 {
+			fmt.Fprintf(out, ", %d %s", c.n, c.what)
+		}
+	}
+	fmt.Fprintln(out)
 }

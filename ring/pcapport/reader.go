@@ -114,6 +114,24 @@ func (r *Reader) take(room []byte) (int, error) {
 	return copy(room, r.data), nil
 }
 
+// Next returns the next packet and its time, or io.EOF behind the last one. The
+// octets are valid until the next call. Times never decrease: a packet that was
+// captured out of order counts as of the time of its predecessor.
+func (r *Reader) Next() ([]byte, time.Time, error) {
+	at, ok, err := r.peek()
+	if err != nil {
+		return nil, at, err
+	}
+	if !ok {
+		return nil, at, io.EOF
+	}
+	if len(r.data) == 0 {
+		return nil, at, r.errorf("no octets")
+	}
+	r.loaded = false
+	return r.data, at, nil
+}
+
 func (r *Reader) errorf(format string, args ...any) error {
 	r.end = true
 	return fmt.Errorf("pcapport: %s, packet %d: %w", r.name, r.number, fmt.Errorf(format, args...))
