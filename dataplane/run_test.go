@@ -49,3 +49,24 @@ func TestRoundIsBounded(t *testing.T) {
 		t.Errorf("%d packets left, want %d", sent, most+10)
 	}
 }
+
+// TestRingSmallerThanARound: what a round makes goes out in several parts.
+func TestRingSmallerThanARound(t *testing.T) {
+	r := newRig(t, setup{frames: 4096})
+	w := r.workers[0]
+	const count = burstsPerPort * BurstSize
+	port := memport.New("long", r.umem, r.frames[0], count)
+	w.rx[0].Port = port
+	short := memport.New("short", r.umem, r.frames[0], 16)
+	w.out[IPv4].port = short
+	for range count {
+		if !port.Inject(udp6(t, clientA, 4000, serverA, 53, nil)) {
+			t.Fatal("no room for the packets")
+		}
+	}
+	w.Poll(r.now)
+	short.Flush() // nobody receives from it
+	if n := w.Counters(); n.Translated[V6ToV4] != count || n.Drops[DropTXFull] != 0 {
+		t.Errorf("%d packets left and %d were dropped, want %d and 0", n.Translated[V6ToV4], n.Drops[DropTXFull], count)
+	}
+}

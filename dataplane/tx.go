@@ -77,14 +77,15 @@ func (w *Worker) enqueue(d ring.Desc, dir Direction) {
 	o.n++
 }
 
-// flushOutbox hands what is queued to the port. What its ring does not take is
-// dropped: waiting would stop everybody else's packets.
+// flushOutbox hands what is queued to the port. What its ring does not take,
+// also after the device was told to empty it, is dropped: waiting would stop
+// everybody else's packets.
 func (w *Worker) flushOutbox(side Family) {
 	o := &w.out[side]
 	if o.n == 0 {
 		return
 	}
-	sent := o.port.Send(o.descs[:o.n])
+	sent := o.send()
 	var octets uint64
 	for i := range sent {
 		w.counters.Translated[o.dirs[i]]++
@@ -100,6 +101,21 @@ func (w *Worker) flushOutbox(side Family) {
 		w.frames.Push(o.descs[i].Addr)
 	}
 	o.n = 0
+}
+
+// send hands packets to the port as long as it takes any, and returns how many
+// it took. A ring may be smaller than what a round makes.
+func (o *outbox) send() int {
+	sent := o.port.Send(o.descs[:o.n])
+	for sent < o.n {
+		o.port.Flush()
+		more := o.port.Send(o.descs[sent:o.n])
+		if more == 0 {
+			break
+		}
+		sent += more
+	}
+	return sent
 }
 
 // flush ends a round: everything queued goes out and every port is told, so

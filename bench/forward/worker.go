@@ -119,7 +119,8 @@ func (w *worker) poll() int {
 }
 
 // move takes a burst from a port and sends it on the other side. What the TX
-// ring does not take is lost and counted: waiting would stop all else.
+// ring does not take, also after the device was told to empty it, is lost and
+// counted: waiting would stop all else.
 func (w *worker) move(from ring.Port, to int) int {
 	n := from.Recv(w.descs[:])
 	if n == 0 {
@@ -128,7 +129,16 @@ func (w *worker) move(from ring.Port, to int) int {
 	for _, d := range w.descs[:n] {
 		w.address(w.umem.Packet(d), to)
 	}
-	sent := w.ports[to][0].Send(w.descs[:n])
+	out := w.ports[to][0]
+	sent := out.Send(w.descs[:n])
+	for sent < n {
+		out.Flush()
+		more := out.Send(w.descs[sent:n])
+		if more == 0 {
+			break
+		}
+		sent += more
+	}
 	for _, d := range w.descs[sent:n] {
 		w.frames.Push(d.Addr)
 	}

@@ -128,7 +128,7 @@ func (t *translator) lost() (lost control.PerSide) {
 		if err != nil {
 			continue
 		}
-		n := k.RXDropped + k.RXRingFull + k.RXFillRingEmpty
+		n := k.RXLost()
 		if s.Link() == ipv6.Name {
 			lost.IPv6 += n
 		} else {

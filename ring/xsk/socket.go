@@ -137,9 +137,9 @@ func (s *Socket) countError(errno unix.Errno) {
 
 // Stats are a socket's counters since it was opened.
 type Stats struct {
-	RXDropped       uint64 // by the kernel, for reasons other than the two below
-	RXRingFull      uint64
-	RXFillRingEmpty uint64 // no free frame was there to receive into
+	RXDropped       uint64 // packets that found no free frame, or were too long for one
+	RXRingFull      uint64 // packets that found the RX ring full
+	RXFillRingEmpty uint64 // times that the kernel looked for a free frame in vain
 	RXInvalid       uint64 // fill ring entries that the kernel refused
 	TXInvalid       uint64 // TX descriptors that the kernel refused
 	TXRingEmpty     uint64
@@ -147,6 +147,12 @@ type Stats struct {
 	Errors          uint64 // those that failed unexpectedly
 	LastError       error  // the latest such failure, nil if there was none
 }
+
+// RXLost is the number of packets for the socket that did not get into its RX
+// ring. Looks into an empty fill ring are not among them: copying, each of them
+// is counted as a dropped packet as well (__xsk_rcv in net/xdp/xsk.c); without
+// copying it is the driver that looks, for packets to come.
+func (s Stats) RXLost() uint64 { return s.RXDropped + s.RXRingFull }
 
 // Stats reads the kernel's and our own counters. Any goroutine may ask.
 func (s *Socket) Stats() (Stats, error) {

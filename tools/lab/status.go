@@ -65,6 +65,7 @@ type Stats struct {
 		Hairpin uint64 `json:"hairpin"`
 	} `json:"translated"`
 	Drops    map[string]uint64 `json:"drops"`
+	Lost     Sides[uint64]     `json:"lost"` // before they reached a worker
 	Sessions struct {
 		Created uint64 `json:"created"`
 		Expired uint64 `json:"expired"`
