@@ -3,6 +3,7 @@ package dataplane
 import (
 	"testing"
 
+	"handoff64/conntrack"
 	"handoff64/ring/memport"
 )
 
@@ -68,5 +69,48 @@ func TestRingSmallerThanARound(t *testing.T) {
 	short.Flush() // nobody receives from it
 	if n := w.Counters(); n.Translated[V6ToV4] != count || n.Drops[DropTXFull] != 0 {
 		t.Errorf("%d packets left and %d were dropped, want %d and 0", n.Translated[V6ToV4], n.Drops[DropTXFull], count)
+	}
+}
+
+// flushPort looks at the session table whenever it is flushed with a packet.
+type flushPort struct {
+	*memport.Port
+	used func() uint64
+	seen *[]uint64
+}
+
+func (p flushPort) Flush() {
+	if p.TXPending() {
+		*p.seen = append(*p.seen, p.used())
+	}
+	p.Port.Flush()
+}
+
+// TestPacketsDoNotWaitForTimers: what a round received has left when the timers
+// run, and what the timers send leaves in the same round.
+func TestPacketsDoNotWaitForTimers(t *testing.T) {
+	r := newRig(t, setup{})
+	w := r.workers[0]
+	var seen []uint64
+	port := flushPort{r.in4[0], func() uint64 { return r.table.Stats().Used }, &seen}
+	w.out[IPv4].port = port
+	for i := range w.rx {
+		if w.rx[i].family == IPv4 {
+			w.rx[i].Port = port
+		}
+	}
+	for p := range 10 {
+		r.from6(udp6(t, clientA, 4000+p, serverA, 53, nil))
+	}
+	before := r.table.Stats().Used
+	seen = nil
+	r.now += 2 * 5 * 60 * conntrack.TicksPerSecond // twice the lifetime of UDP sessions
+	r.from6(udp6(t, clientB, 4000, serverA, 53, nil))
+	// What is published counts a new session once the timers have run.
+	if len(seen) != 1 || seen[0] != before {
+		t.Errorf("sessions when the packet left: %v, want %d", seen, before)
+	}
+	if after := r.table.Stats().Used; after >= before {
+		t.Errorf("%d sessions after the round, %d before: no timer ran", after, before)
 	}
 }

@@ -118,7 +118,10 @@ func (o *outbox) send() int {
 	return sent
 }
 
-// flush ends a round: everything queued goes out and every port is told, so
+// queued says whether something waits for a flush.
+func (w *Worker) queued() bool { return w.out[IPv6].n+w.out[IPv4].n+w.kernel.n > 0 }
+
+// flush gives to the ports what is queued: everything queued goes out and every port is told, so
 // that nothing waits for the next packet to come.
 func (w *Worker) flush() {
 	w.flushOutbox(IPv6)

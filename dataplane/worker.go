@@ -180,9 +180,15 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 			received += n
 		}
 	}
+	flushed := received > 0
+	if flushed {
+		w.flush() // no packet waits for the timers
+	}
 	received += w.expire(now, received)
 	w.record()
-	w.flush()
+	if !flushed || w.queued() {
+		w.flush()
+	}
 	if w.told {
 		w.told = false
 		w.handoff.Wake()
