@@ -31,6 +31,7 @@ func compareFlags(set *flag.FlagSet, s *settings) {
 	set.DurationVar(&o.Window, "window", 0, "`time` of each run (default 400ms)")
 	set.IntVar(&o.OfferedPPS, "offered", 2000000, "packets a second, `number` that are sent to measure throughput")
 	set.IntVar(&o.LightPPS, "light", 10000, "packets a second, `number` at which latency is measured")
+	set.StringVar(&o.BusyPoll, "busy-poll", "auto", "`auto`, on or off: busy polling of the interfaces by forward and nat64d")
 	set.IntVar(&o.Ring, "ring-size", 0, "entries of each ring of forward and nat64d, a power of two `number` (default theirs)")
 	set.IntVar(&o.PerQueue, "frames-per-queue", 0, "`number` of frames for each queue of forward and nat64d (default theirs)")
 	set.BoolVar(&o.NoLatency, "no-latency", false, "measure throughput only")

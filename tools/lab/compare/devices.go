@@ -72,7 +72,7 @@ func startNat64d(ctx context.Context, b *bed, poll string) (func() error, error)
 	d := b.lab.Daemon(b.options.Binaries)
 	d.Config["workers"] = map[string]any{"count": b.workers, "cpus": b.cpus()}
 	d.Config["poll"] = poll
-	xdp := map[string]any{}
+	xdp := map[string]any{"busy_poll": b.options.BusyPoll}
 	if b.options.Ring > 0 {
 		xdp["ring_size"] = b.options.Ring
 	}
@@ -95,7 +95,7 @@ func startForward(_ context.Context, b *bed, poll string) (func() error, error) 
 	for _, cpu := range b.cpus() {
 		cpus = append(cpus, strconv.Itoa(cpu))
 	}
-	args := []string{"--workers", strconv.Itoa(b.workers), "--cpus", strings.Join(cpus, ","), "--poll", poll}
+	args := []string{"--workers", strconv.Itoa(b.workers), "--cpus", strings.Join(cpus, ","), "--poll", poll, "--busy-poll", b.options.BusyPoll}
 	if b.options.Ring > 0 {
 		args = append(args, "--ring", strconv.Itoa(b.options.Ring))
 	}

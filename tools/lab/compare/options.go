@@ -28,8 +28,9 @@ type Options struct {
 	OfferedPPS int // 2000000: packets a second that are sent, to measure throughput
 	LightPPS   int // 10000: rate at which latency is measured; 0 with NoLatency
 	NoLatency  bool
-	Ring       int // of forward and nat64d; 0: what they take by themselves
-	PerQueue   int // frames for each queue, the same
+	BusyPoll   string // of forward and nat64d: "auto", on or off
+	Ring       int    // of forward and nat64d; 0: what they take by themselves
+	PerQueue   int    // frames for each queue, the same
 
 	Log *slog.Logger // of progress; nil: none
 }
@@ -58,6 +59,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Poll == "" {
 		o.Poll = "adaptive"
+	}
+	if o.BusyPoll == "" {
+		o.BusyPoll = "auto"
 	}
 	if o.Window == 0 {
 		o.Window = 400 * time.Millisecond
