@@ -72,22 +72,13 @@ type ending struct {
 
 func newEnding(b *testing.B, proto uint8, flows int) *ending {
 	r := newRig(b, false)
-	return &ending{rig: r, proto: proto, flows: flows, flags6: conntrack.FlagRST, now: r.clock(), opening: r.cycle6(proto, conntrack.FlagSYN, flows)}
-}
-
-// cycle6 is a packet of each flow's client.
-func (r *rig) cycle6(proto, flags uint8, flows int) memport.Source {
-	packets := make([][]byte, flows)
-	for f := range packets {
-		packets[f] = fixture.Flow(f).Packet6(proto, flags)
-	}
-	return memport.Cycle(packets...)
+	return &ending{rig: r, proto: proto, flows: flows, flags6: conntrack.FlagRST, now: r.clock(), opening: memport.Cycle(clientPackets(proto, conntrack.FlagSYN, flows)...)}
 }
 
 // run times end for b.N sessions, in rounds of as many as there are flows.
 func (e *ending) run(b *testing.B, end func()) {
 	if e.proto == fixture.TCP {
-		e.packets6 = e.cycle6(e.proto, e.flags6, e.flows)
+		e.packets6 = memport.Cycle(clientPackets(e.proto, e.flags6, e.flows)...)
 	}
 	e.open()
 	before := e.worker.Counters()

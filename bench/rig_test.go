@@ -54,13 +54,7 @@ func newRigWith(tb testing.TB, handoff bool, change func(*conntrack.Config)) *ri
 	}
 	r.in6 = memport.NewLoop("ipv6", r.umem, r.frames, nil, 1024)
 	r.in4 = memport.NewLoop("ipv4", r.umem, r.frames, nil, 1024)
-	// The secret is fixed because with a random one a full table is, one time in
-	// a few, full one session early: some key finds no bucket in bounds.
-	cfg := conntrack.Config{Shards: 1, Sessions: maxFlows, Now: r.clock(), Secret: new([32]byte)}
-	prefix := netip.MustParsePrefix(pool4)
-	for a := prefix.Addr(); prefix.Contains(a); a = a.Next() {
-		cfg.Pool4 = append(cfg.Pool4, conntrack.Pool4Range{Addr: addr4(a), First: 1024, Last: 65535})
-	}
+	cfg := tableConfig(r.clock())
 	if handoff {
 		cfg.Entries = maxFlows
 		r.handoff = newHandoff(tb)
@@ -81,6 +75,27 @@ func newRigWith(tb testing.TB, handoff bool, change func(*conntrack.Config)) *ri
 		tb.Fatal(err)
 	}
 	return r
+}
+
+// tableConfig is a table for a million flows.
+func tableConfig(now conntrack.Tick) conntrack.Config {
+	// The secret is fixed because with a random one a full table is, one time in
+	// a few, full one session early: some key finds no bucket in bounds.
+	cfg := conntrack.Config{Shards: 1, Sessions: maxFlows, Now: now, Secret: new([32]byte)}
+	prefix := netip.MustParsePrefix(pool4)
+	for a := prefix.Addr(); prefix.Contains(a); a = a.Next() {
+		cfg.Pool4 = append(cfg.Pool4, conntrack.Pool4Range{Addr: addr4(a), First: 1024, Last: 65535})
+	}
+	return cfg
+}
+
+// clientPackets are a packet of each of the first n flows' clients.
+func clientPackets(proto, flags uint8, n int) [][]byte {
+	packets := make([][]byte, n)
+	for f := range packets {
+		packets[f] = fixture.Flow(f).Packet6(proto, flags)
+	}
+	return packets
 }
 
 func newHandoff(tb testing.TB) *dataplane.Handoff {
