@@ -90,7 +90,13 @@ func (t *Table) capacityForEntries() bool { return t.entries > 0 }
 // with a server's address: the mapping "has been used with" the server
 // (handoff draft §8).
 func (s *Shard) UsedWith(client Addr6, port uint16, server uint32) bool {
-	return s.HasSessionWith(client, port, server, TCP) || s.HasSessionWith(client, port, server, UDP)
+	c := s.t.hash.client(client, port)
+	return s.peers.has(s.t.hash.peer(c, server, TCP)) || s.peers.has(s.t.hash.peer(c, server, UDP))
+}
+
+// UsedWithForeseen is UsedWith for a key of TCP or UDP that Foresee was given.
+func (s *Shard) UsedWithForeseen(f *Foresight) bool {
+	return s.peers.has(f.peer) || s.peers.has(f.peer^(TCP.code()^UDP.code())<<peerShift)
 }
 
 // Hint suggests a mapped port of a pool4 address for a client's port: that

@@ -17,6 +17,7 @@ type Foresight struct {
 	hash64  uint64
 	hash46  uint64
 	peer    uint64 // hash
+	Entry   uint64 // Hash64 of the entry that a handoff server may have given for it
 	forward uint32 // place of the client's word
 	guess   uint32 // place of the mapping, as foreseen; hash46 is of that one
 	bib     uint32 // place of the mapping; valid if mapped
@@ -52,6 +53,11 @@ func (s *Shard) Foresee(keys []*Key64, hashes []uint64, f []Foresight, step int)
 		if s.peers.words != nil {
 			f[i].peer = s.t.hash.peer(c, k.Server, k.Proto)
 			prefetchLine(&s.peers.words[s.peers.home(f[i].peer)])
+		}
+		if s.t.capacityForEntries() {
+			e := EntryKey64(k)
+			f[i].Entry = s.t.hash.session(c, &e)
+			prefetchLine(&s.index64.tags[s.index64.bucketOf(f[i].Entry)])
 		}
 	}
 	if i := step - stride; i >= 0 && i < len(keys) {

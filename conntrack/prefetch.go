@@ -20,4 +20,4 @@ func prefetch[T offHeap](lines []*T) {
 // prefetchLine asks for one line.
 //
 // unsafe: as prefetch.
-func prefetchLine[T offHeap](line *T) { prefetchOne(unsafe.Pointer(line)) }
+func prefetchLine[T any](line *T) { prefetchOne(unsafe.Pointer(line)) }

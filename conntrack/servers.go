@@ -49,6 +49,9 @@ func (s *Servers) home(addr uint32) int {
 	return int(scale(fold(uint64(addr)^s.hash.s[0], s.hash.s[1]), uint64(len(s.words))))
 }
 
+// Foresee asks for the cache line that State is going to read. Any goroutine.
+func (s *Servers) Foresee(addr uint32) { prefetchLine(&s.words[s.home(addr)]) }
+
 // State is what is known of the host.
 func (s *Servers) State(addr uint32) ServerState {
 	for i := s.home(addr); ; i = s.after(i) {

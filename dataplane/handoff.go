@@ -78,6 +78,7 @@ func (w *Worker) tunnel(m *meta, r conntrack.ToServer) {
 	r.Stranger = !w.capable(r.Server)
 	r.Addr = m.addr - uint64(m.offset()) + uint64(m.p.L3)
 	r.Len = m.p.End - m.p.L3
+	w.tell() // in their order
 	if !w.handoff.Out.Push(r) {
 		w.drop(m, DropHandoffFull)
 		return
@@ -111,21 +112,42 @@ func (w *Worker) notify(s *conntrack.Session) {
 	if w.rules.Pool6[k.Pool6].Bits != 96 || w.rules.Pool4.Contains(k.Server) {
 		return
 	}
-	w.told = true
-	if !w.handoff.Out.Push(conntrack.ToServer{
+	n := &w.notes
+	if n.n == len(n.list) {
+		w.tell()
+	}
+	n.list[n.n] = conntrack.ToServer{
 		Kind: conntrack.Notify, Pool6: k.Pool6, MappedPort: s.MappedPort, ClientPort: k.ClientPort,
 		Server: k.Server, Own: s.Mapped, Client: k.Client,
-	}) {
-		w.counters.NotifyLost++
 	}
+	n.n++
+}
+
+// notes collects a burst's notifications: showing them to the handoff worker
+// one by one would cost a full barrier each. Owned by the worker; empty between
+// rounds.
+type notes struct {
+	n    int
+	list [BurstSize]conntrack.ToServer
+}
+
+// tell hands the notifications to the handoff worker, as far as there is room.
+func (w *Worker) tell() {
+	n := &w.notes
+	if n.n == 0 {
+		return
+	}
+	told := w.handoff.Out.PushBatch(n.list[:n.n])
+	w.counters.NotifyLost += uint64(n.n - told)
+	n.n, w.told = 0, true
 }
 
 // overEntry64 opens a session over a server's cached entry, if there is one.
 // Entries cost no question and no mapping of our own.
-func (w *Worker) overEntry64(m *meta) (found bool) {
+func (w *Worker) overEntry64(m *meta, f *conntrack.Foresight) (found bool) {
 	k := &m.k64
 	ek := conntrack.EntryKey64(k)
-	if k.Proto == conntrack.ICMP || !w.table.Lookup64(&ek, w.table.Hash64(&ek), &m.v64) {
+	if k.Proto == conntrack.ICMP || !w.table.Lookup64(&ek, f.Entry, &m.v64) {
 		return false
 	}
 	m.v64.Touch(w.now)

@@ -39,19 +39,27 @@ func (w *Worker) record() {
 	if len(events) == 0 || w.log == nil {
 		return
 	}
-	now, lost := time.Now().UnixMilli(), uint64(0) // once for all of a round
+	now, lost := time.Now().UnixMilli(), 0 // once for all of a round
 	for i := range events {
-		e := &events[i]
-		e.At = now
-		to := w.log.Sessions
-		if e.Kind == conntrack.BlockAssigned || e.Kind == conntrack.BlockReturned {
-			to = w.log.Blocks
+		events[i].At = now
+	}
+	for from := 0; from < len(events); { // what goes into one ring is shown there at once
+		to, block := from+1, ofBlock(&events[from])
+		for to < len(events) && ofBlock(&events[to]) == block {
+			to++
 		}
-		if !to.Push(*e) {
-			lost++
+		ring := w.log.Sessions
+		if block {
+			ring = w.log.Blocks
 		}
+		lost += to - from - ring.PushBatch(events[from:to])
+		from = to
 	}
 	if lost > 0 {
-		w.log.lost.Add(lost)
+		w.log.lost.Add(uint64(lost))
 	}
+}
+
+func ofBlock(e *conntrack.Event) bool {
+	return e.Kind == conntrack.BlockAssigned || e.Kind == conntrack.BlockReturned
 }

@@ -38,6 +38,9 @@ func (w *Worker) missed64(m *meta) {
 		w.giveTo(owner, m)
 		return
 	}
+	if w.handoff != nil {
+		w.handoff.Servers.Foresee(m.server)
+	}
 	s := &w.missed
 	s.meta[s.n], s.keys[s.n], s.hashes[s.n] = m, &m.k64, m.hash
 	s.n++
@@ -69,7 +72,7 @@ func (w *Worker) openAll64() {
 // made, m.v64 is as if it had been found.
 func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 	k := &m.k64
-	if w.handoff != nil && w.askServer(m) {
+	if w.handoff != nil && w.askServer(m, f) {
 		return
 	}
 	if r := w.refuseOpening64(m); r != NotDropped {
@@ -97,7 +100,7 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 		}
 	}
 	w.deltas(&s)
-	first := w.handoff != nil && k.Proto != conntrack.ICMP && !w.shard.UsedWith(k.Client, k.ClientPort, k.Server)
+	first := w.handoff != nil && k.Proto != conntrack.ICMP && !w.shard.UsedWithForeseen(f)
 	if v := w.shard.Open(&s, f, w.now, &m.v64); v != conntrack.OK {
 		w.answer6(m, 1, 3, 0)
 		w.drop(m, verdictReasons[v])
@@ -116,12 +119,12 @@ func (w *Worker) open64(m *meta, f *conntrack.Foresight) {
 // mapping of ours that it knows, or a question. It returns false when the
 // NAT64 is to open the session itself, as it does for its own addresses, behind
 // which is another client.
-func (w *Worker) askServer(m *meta) (done bool) {
+func (w *Worker) askServer(m *meta, f *conntrack.Foresight) (done bool) {
 	k := &m.k64
 	if k.Proto == conntrack.ICMP || w.rules.Pool4.Contains(m.server) || w.rules.refuse64(m.p.SrcHi, m.p.SrcLo, m.server, int(m.pool6)) != NotDropped {
 		return false
 	}
-	if w.overEntry64(m) {
+	if w.overEntry64(m, f) {
 		return true
 	}
 	asks := w.rules.Pool6[m.pool6].Bits == 96 // an entry has no room for other prefixes
@@ -129,7 +132,7 @@ func (w *Worker) askServer(m *meta) (done bool) {
 	case !asks:
 		return false
 	case state == conntrack.ServerHandoff:
-		if w.shard.UsedWith(k.Client, k.ClientPort, k.Server) {
+		if w.shard.UsedWithForeseen(f) {
 			return false
 		}
 	case state == conntrack.ServerDown || m.p.Kind != packet.KindTCP || opens(m.p.TCPFlags):

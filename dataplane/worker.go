@@ -70,6 +70,7 @@ type Worker struct {
 	log     *Log
 	handoff *Handoff
 	told    bool // something went to the handoff worker in this round
+	notes   notes
 
 	rx     []inPort // every port once
 	out    [families]outbox
@@ -189,6 +190,7 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 	if !flushed || w.queued() {
 		w.flush()
 	}
+	w.tell()
 	if w.told {
 		w.told = false
 		w.handoff.Wake()
