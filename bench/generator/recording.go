@@ -86,6 +86,14 @@ func (r *Recording) frame(i int) []byte {
 	return r.octets[from:r.ends[i]]
 }
 
+// longest is the octets of the longest frame.
+func (r *Recording) longest() (most int) {
+	for i := range r.ends {
+		most = max(most, len(r.frame(i)))
+	}
+	return most
+}
+
 // timetable says when the frames of a recording are due at recorded times,
 // round after round. Owned by one goroutine.
 type timetable struct {

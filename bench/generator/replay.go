@@ -129,6 +129,9 @@ func Replay(ctx context.Context, cfg ReplayConfig) (r *Replayed, err error) {
 	}
 	t.stations = []*station{s}
 	defer func() { err = errors.Join(err, t.Close()) }()
+	if err := s.fits(cfg.Recording.longest()); err != nil {
+		return nil, err
+	}
 	p := &player{rec: cfg.Recording, limit: cfg.Rounds * uint64(cfg.Recording.Len())}
 	if cfg.Speed > 0 {
 		p.table, p.late = newTimetable(cfg.Recording, cfg.Speed), trial.NewHistogram()

@@ -94,6 +94,7 @@ type EndpointCounters struct {
 	ZeroCopy  bool           `json:"zero_copy"`
 	Queues    int            `json:"queues"`
 	Passed    uint64         `json:"left_to_kernel"` // packets of others
+	Stuck     uint64         `json:"tx_waiting"`     // packets that are still in a TX ring at the end
 	Link      LinkCounters   `json:"link"`
 	Sockets   SocketCounters `json:"sockets"`
 }
@@ -102,6 +103,7 @@ type EndpointCounters struct {
 func (t *Tester) count() (all []EndpointCounters, err error) {
 	for _, s := range t.stations {
 		c := EndpointCounters{Interface: s.info.Name, XDPMode: string(s.info.Mode), ZeroCopy: s.info.ZeroCopy, Queues: s.info.Queues}
+		c.Stuck = s.stuck()
 		if c.Passed, err = s.capture.foreign(); err != nil {
 			return nil, err
 		}

@@ -93,6 +93,9 @@ func (j *job) prepare(d trial.Direction) error {
 	if err != nil {
 		return err
 	}
+	if err := t.sends(d).fits(sizes.Max()); err != nil {
+		return err
+	}
 	flows := source.Len()
 	if d == trial.ToResponder {
 		flows = t.connections

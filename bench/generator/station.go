@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
 	"runtime"
@@ -12,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"handoff64/dataplane/packet"
 	"handoff64/ring/xsk"
 )
 
@@ -74,6 +76,7 @@ type station struct {
 	capture  capture
 	info     xsk.Interface
 	lanes    []*lane
+	mtu      int // octets of the largest packet
 }
 
 // openStation takes the interface's packets from now on.
@@ -83,6 +86,9 @@ func openStation(e Endpoint) (*station, error) {
 	}
 	s := &station{endpoint: e, capture: capture{match: e.Match}}
 	err := e.within(func() (err error) {
+		if s.mtu, err = mtuIfUp(e.Interface); err != nil {
+			return err
+		}
 		s.device, err = xsk.Open(xsk.Config{
 			IPv6: e.Interface, IPv4: e.Interface, Workers: maxQueues, FramesPerQueue: e.FramesPerQueue, RingSize: e.RingSize,
 			Mode: e.Mode, ZeroCopy: e.ZeroCopy, BusyPoll: e.BusyPoll, Program: s.capture.load, Log: slog.New(slog.DiscardHandler),
@@ -97,6 +103,36 @@ func openStation(e Endpoint) (*station, error) {
 		s.lanes = append(s.lanes, &lane{umem: s.device.UMEM(), frames: w.Frames, ports: w.IPv6, index: i})
 	}
 	return s, nil
+}
+
+// mtuIfUp is the MTU of an interface that is up: another one sends nothing, and
+// AF_XDP does not say so.
+func mtuIfUp(name string) (int, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0, fmt.Errorf("generator: interface %q: %w", name, err)
+	}
+	if l.Attrs().Flags&net.FlagUp == 0 {
+		return 0, fmt.Errorf("generator: interface %q is down: ip link set dev %s up", name, name)
+	}
+	return l.Attrs().MTU, nil
+}
+
+// fits says whether the interface sends frames of so many octets.
+func (s *station) fits(octets int) error {
+	if most := s.mtu + packet.EthernetLen; octets > most {
+		return fmt.Errorf("generator: frames of %d octets are more than the %d that interface %q sends with an MTU of %d", octets, most, s.info.Name, s.mtu)
+	}
+	return nil
+}
+
+// stuck is how many packets the kernel has not taken from the TX rings: an
+// interface that went down, say. No thread is at work.
+func (s *station) stuck() (n uint64) {
+	for _, sock := range s.device.Sockets() {
+		n += uint64(sock.TXWaiting())
+	}
+	return n
 }
 
 // close gives the interface back.

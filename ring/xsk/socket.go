@@ -101,6 +101,9 @@ func (s *Socket) PollFD() int { return s.fd }
 // TXPending implements ring.Lagging.
 func (s *Socket) TXPending() bool { return s.txHeld > 0 && s.tx.pending() > 0 }
 
+// TXWaiting is the number of packets in the TX ring. Worker only.
+func (s *Socket) TXWaiting() uint32 { return s.tx.pending() }
+
 // wakeTX makes the kernel work on the TX ring and says whether to ask for more.
 // EAGAIN means that a budget is used up or that the socket's send buffer is
 // full; EBUSY and ENOBUFS that the device's queue is; ENETDOWN that the link
