@@ -260,6 +260,10 @@ func TestServers(t *testing.T) {
 		if s.Set(0xffffffff, ServerHandoff) {
 			t.Fatal("a server beyond the capacity was taken")
 		}
+		for i := range uint32(n) {
+			s.SetTranslates(i*7+1, i%5 == 0)
+		}
+		s.SetTranslates(3, true) // not in the table
 		for i := uint32(0); i < n; i += 3 {
 			s.Forget(i*7 + 1)
 		}
@@ -271,8 +275,11 @@ func TestServers(t *testing.T) {
 			if got := s.State(i*7 + 1); got != want {
 				t.Fatalf("round %d: server %d is %v, want %v", round, i, got, want)
 			}
+			if got := s.Translates(i*7 + 1); got != (i%5 == 0 && i%3 != 0) {
+				t.Fatalf("round %d: server %d translates: %v", round, i, got)
+			}
 		}
-		if s.State(3) != ServerUnknown || s.Len() != n-(n+2)/3 {
+		if s.State(3) != ServerUnknown || s.Translates(3) || s.Len() != n-(n+2)/3 {
 			t.Fatalf("%d servers", s.Len())
 		}
 	}

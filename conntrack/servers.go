@@ -31,11 +31,14 @@ func (s ServerState) String() string {
 // most cases. Hosts that are not in it are unknown.
 type Servers struct {
 	hash  hasher
-	words []atomic.Uint64 // address 32 | used 1 | state 8; open addressing, linear probing
+	words []atomic.Uint64 // address 32 | translates 1 | used 1 | state 8; open addressing, linear probing
 	used  int
 }
 
-const serverUsed = 1 << 8
+const (
+	serverUsed       = 1 << 8
+	serverTranslates = 1 << 9
+)
 
 // NewServers returns a table for up to capacity servers.
 func NewServers(capacity int, secret [32]byte) (*Servers, error) {
@@ -80,6 +83,40 @@ func (s *Servers) Set(addr uint32, st ServerState) bool {
 		}
 		s.words[i].Store(uint64(addr)<<32 | serverUsed | uint64(st))
 		return true
+	}
+}
+
+// SetTranslates records whether a host that is in the table translates for
+// itself: what goes there over the control channel does not come back. Set
+// forgets it.
+func (s *Servers) SetTranslates(addr uint32, yes bool) {
+	for i := s.home(addr); ; i = s.after(i) {
+		w := s.words[i].Load()
+		switch {
+		case w == 0:
+			return
+		case w>>32 != uint64(addr):
+			continue
+		case yes:
+			w |= serverTranslates
+		default:
+			w &^= serverTranslates
+		}
+		s.words[i].Store(w)
+		return
+	}
+}
+
+// Translates says what SetTranslates recorded. For any goroutine, like State.
+func (s *Servers) Translates(addr uint32) bool {
+	for i := s.home(addr); ; i = s.after(i) {
+		w := s.words[i].Load()
+		if w == 0 {
+			return false
+		}
+		if w>>32 == uint64(addr) {
+			return w&serverTranslates != 0
+		}
 	}
 }
 

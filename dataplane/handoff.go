@@ -48,9 +48,24 @@ func (w *Worker) ofSource(m *meta) uint32 {
 	return w.table.PairedAddress(conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo})
 }
 
+// channelOverhead is what stands in front of an IPv6 packet in a control datagram
+// of ours, at most: IPv4 and UDP headers, token, rotation, authenticator, hint.
+const channelOverhead = 20 + 8 + 3*20 + 4
+
 // tunnel6 sends the packet to its server over the control channel of the pool4
-// address own. hint is 0 for packets that need no mapped port.
+// address own. hint is 0 for packets that need no mapped port. A capable server
+// may get many of them, so a packet that would make a datagram in fragments is
+// not sent: its sender is told what fits. Below what IPv6 hosts must be able to
+// send, fragments cannot be avoided.
 func (w *Worker) tunnel6(m *meta, own uint32, hint uint16) {
+	if size := uint32(m.p.End - m.p.L3); size > minIPv6MTU && m.via.fresh() && w.capable(m.server) {
+		fits := max(w.mtuOf(IPv4, w.snap.Hops[w.snap.Lookup4(m.server)]), minIPv6MTU+channelOverhead) - channelOverhead
+		if size > fits {
+			w.answer6(m, packet.ICMPv6PacketTooBig, 0, fits)
+			w.drop(m, DropTooBig6)
+			return
+		}
+	}
 	w.tunnel(m, conntrack.ToServer{
 		Kind: conntrack.Tunnel6, Pool6: m.pool6, MappedPort: hint, Server: m.server,
 		Own: own, Client: conntrack.Addr6{Hi: m.p.SrcHi, Lo: m.p.SrcLo},
@@ -88,7 +103,7 @@ func (w *Worker) tunnel(m *meta, r conntrack.ToServer) {
 	if m.dir == V6ToV4 {
 		m.what.peer = r.Own
 	}
-	if m.p.Kind == packet.KindTCP || m.p.Kind == packet.KindUDP {
+	if (m.p.Kind == packet.KindTCP || m.p.Kind == packet.KindUDP) && !w.handoff.Servers.Translates(r.Server) {
 		m.outcome = outcomeAsked // with an entry, the server sends it back
 	}
 	w.counters.Passed[map6(m.dir)]++

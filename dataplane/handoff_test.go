@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"handoff64/conntrack"
+	"handoff64/dataplane/packet"
 	"handoff64/ring"
 )
 
@@ -340,5 +342,30 @@ func TestErrorIsAskedAboutUnderTheClientsAddress(t *testing.T) {
 	}
 	if others == 0 {
 		t.Error("every router is paired as the client is: the test shows nothing")
+	}
+}
+
+// A packet that would make a control datagram in fragments is not sent to a
+// capable server: its client is told what fits.
+func TestTooBigForTheControlChannel(t *testing.T) {
+	r := newRig(t, setup{handoff: true})
+	r.servers.Set(addr4(serverA), conntrack.ServerHandoff)
+	const fits = 1500 - 92 // headers, token, rotation, authenticator, hint
+	for _, size := range []int{1280, fits, fits + 1, 1500} {
+		pkt := udp6(t, clientA, 4000, serverA, 53, make([]byte, size-48))
+		back, _ := r.from6(pkt)
+		got := r.tunnelled(t, 0)
+		if size <= fits {
+			if len(got) != 1 || len(back) != 0 {
+				t.Errorf("%d octets: %d tunnelled, %d answers", size, len(got), len(back))
+			}
+			continue
+		}
+		if len(got) != 0 || len(back) != 1 {
+			t.Fatalf("%d octets: %d tunnelled, %d answers", size, len(got), len(back))
+		}
+		if e := ipOf(back[0]); e[40] != packet.ICMPv6PacketTooBig || binary.BigEndian.Uint32(e[44:]) != fits {
+			t.Errorf("%d octets are answered with %x", size, e[40:48])
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 
 	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
 
 	"handoff64/conntrack"
 	"handoff64/handoff/wire"
@@ -59,6 +60,11 @@ func (w *Worker) accept(server, own uint32, payload []byte) Refusal {
 			to = w.spread(p.Packet)
 		}
 		w.deliverPacket(to, server, own, p.Packet, f.kind)
+		if f.entry {
+			w.servers.answered(server, false)
+		} else if f.kind == conntrack.GotTranslated && carriesPorts(p.Packet) {
+			w.servers.answered(server, true)
+		}
 	}
 	return Accepted
 }
@@ -95,6 +101,11 @@ func (w *Worker) deliverEntry(server, own uint32, e *wire.Entry, pool6 uint8) in
 	w.count.entries.Add(1)
 	w.wakes[to] = true
 	return to
+}
+
+// carriesPorts says whether an IPv6 packet is a TCP or UDP one, and no fragment.
+func carriesPorts(packet []byte) bool {
+	return packet[0]>>4 == 6 && (packet[6] == unix.IPPROTO_TCP || packet[6] == unix.IPPROTO_UDP)
 }
 
 const ethernetHeader = 14

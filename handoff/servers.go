@@ -20,6 +20,8 @@ type server struct {
 	recent [recentClients]conntrack.Addr6
 	at     uint8 // next place in recent
 	kept   uint8 // places of recent in use
+	// translates: its last answer about TCP or UDP was translated already.
+	translates bool
 }
 
 const (
@@ -81,7 +83,7 @@ func (s *servers) touch(addr uint32) int32 {
 	i = s.index.add(addr)
 	v := &s.slots[i]
 	v.heard.Store(0)
-	v.at, v.kept = 0, 0
+	v.at, v.kept, v.translates = 0, 0, false
 	s.enter(i, addr, conntrack.ServerUnknown)
 	return i
 }
@@ -126,8 +128,20 @@ func (s *servers) set(i int32, st conntrack.ServerState) bool {
 	}
 	s.leave(i)
 	s.enter(i, addr, st)
+	s.slots[i].translates = false // as the shared table has it now
 	s.dirty = true
 	return true
+}
+
+// answered notes what kind of answer a capable server gives to queries: packets
+// that it has translated (draft §11), or entries.
+func (s *servers) answered(addr uint32, translated bool) {
+	i := s.index.find(addr)
+	if i == none || s.slots[i].translates == translated || s.stateAt(i) != conntrack.ServerHandoff {
+		return
+	}
+	s.slots[i].translates = translated
+	s.shared.SetTranslates(addr, translated)
 }
 
 // remember notes the first and the last client of what is sent to a server: a

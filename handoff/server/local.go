@@ -111,7 +111,7 @@ func (h *handler) toLessee(d *datagram, c *channel, p *wire.Payload) outcome {
 	if l == nil {
 		var o outcome
 		if l, o = h.lease(c, k); o != accepted {
-			if o == refusedAddresses {
+			if o == noAddress {
 				h.answer6(d, p, packet.ICMPv6Unreachable, unreachableAddress, 0)
 			}
 			return o
@@ -144,7 +144,7 @@ func (h *handler) deliverable(d *datagram, p *wire.Payload) outcome {
 		return refusedClient
 	case h.parsed.TTL <= 1:
 		h.answer6(d, p, packet.ICMPv6TimeExceeded, 0, 0)
-		return refusedHops
+		return expired
 	}
 	return accepted
 }

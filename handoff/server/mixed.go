@@ -98,7 +98,7 @@ func (h *handler) protocolToLocal(d *datagram, c *channel, p *wire.Payload) outc
 	if l != nil && l != c.findLease(k.prefix, k.client, protocol) {
 		if h.now-l.used < minIdle {
 			h.answer6(d, p, packet.ICMPv6Unreachable, unreachableProhibited, 0)
-			return refusedTaken
+			return protocolTaken
 		}
 		h.table.release(l, h.now, &h.out.changes)
 		l = nil
@@ -157,12 +157,12 @@ func (h *handler) toClient(d *datagram, c *channel, p *wire.Payload, client uint
 	q, who := &h.parsed, &c.clients[client]
 	if q.TTL <= 1 {
 		h.localError4(d, p, packet.ICMPv4TimeExceeded, 0, 0)
-		return refusedHops
+		return expired
 	}
 	room := c.path.datagram(h.now) - 2 - len(who.auth)
 	if xlat.Size6(q) > room && q.DF {
 		h.localError4(d, p, packet.ICMPv4Unreachable, fragmentationNeeded, uint32(room-(xlat.Size6(q)-int(q.End-q.L3))))
-		return refusedHops
+		return tooBig
 	}
 	pair := h.pairMixed(c, c.prefixes[prefix], who.addr)
 	b := h.headroom(p.Packet)

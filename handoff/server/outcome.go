@@ -24,6 +24,12 @@ const (
 	delivered  // a client's packet translated and handed to the local programs
 	translated // a packet of the local host, or an error about a client's, translated and returned
 
+	// The same, of which the sender was told that it goes no further.
+	noAddress     // no address of the pool for a new client
+	protocolTaken // a protocol without ports is another client's
+	expired       // the hop limit ended here
+	tooBig        // larger than a control datagram carries
+
 	// Refused payloads.
 	refusedSource
 	refusedTruncated
@@ -41,9 +47,6 @@ const (
 	refusedForeign
 	refusedICMP
 	refusedChecksum
-	refusedAddresses
-	refusedTaken
-	refusedHops
 	refusedTranslation
 
 	firstWire
@@ -73,6 +76,11 @@ var outcomeRows = [firstWire]outcomeRow{
 	delivered:  {"delivered", "a client's packet translated and handed to the local programs", "§11"},
 	translated: {"translated", "an IPv4 packet that matches an entry, translated and returned", "§11"},
 
+	noAddress:     {"no_addresses", "a new client, and every address of the pool belongs to one that is in use", ""},
+	protocolTaken: {"protocol_taken", "a client speaks a protocol without ports, and another client of the NAT64's has that to itself", "§11"},
+	expired:       {"hop_limit", "a packet's hop limit ended here, which its sender was told", "§11"},
+	tooBig:        {"too_big", "a local program's packet larger than what one control datagram carries, which the program was told", ""},
+
 	refusedSource:      {"bad_source", "the sender's address or port cannot be answered", "§12"},
 	refusedTruncated:   {"truncated", "the datagram is longer than the largest there can be", "§4"},
 	refusedAttenuated:  {"attenuated", "an unknown token, left unanswered to blunt reflection", "§9"},
@@ -89,9 +97,6 @@ var outcomeRows = [firstWire]outcomeRow{
 	refusedForeign:     {"foreign_source", "an embedded IPv4 packet does not come from this host", "§5"},
 	refusedICMP:        {"icmp_unmatched", "an ICMP message that matches no entry and must not be answered", "§10"},
 	refusedChecksum:    {"bad_icmp_checksum", "an ICMPv6 echo request with a wrong checksum", "§11"},
-	refusedAddresses:   {"no_addresses", "a new client, and every address of the pool belongs to one that is in use", ""},
-	refusedTaken:       {"protocol_taken", "a client speaks a protocol without ports, and another client of the NAT64's has that to itself", "§11"},
-	refusedHops:        {"hop_limit", "a packet's hop limit ended here, which its sender was told", "§11"},
 	refusedTranslation: {"untranslatable", "a packet that has no counterpart in the other IP version", "§11"},
 }
 

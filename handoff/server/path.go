@@ -30,7 +30,7 @@ type path struct {
 // as the kernel knows: it is asked at most once a second.
 func (p *path) datagram(now int64) int {
 	asked := p.asked.Load()
-	if (asked == 0 || now-asked >= pathAge || now < asked) && p.asked.CompareAndSwap(asked, now) {
+	if (asked == 0 || now-asked >= pathAge) && p.asked.CompareAndSwap(asked, now) {
 		mtu, err := pathMTU(p.own, p.nat64)
 		if err != nil {
 			mtu = usualMTU // no route: nothing is going to be sent either

@@ -156,14 +156,14 @@ func (t *table) leaseAddress(c *channel, k tuple, now int64, ch *changes, gone f
 	a, ok := t.pool.choose(k.client)
 	if !ok {
 		o := t.recycle(t.greediest(), now, ch, gone)
-		if o == refusedAddresses {
+		if o == noAddress {
 			o = t.recycle(c, now, ch, gone)
 		}
 		if o != accepted {
 			return nil, o
 		}
 		if a, ok = t.pool.choose(k.client); !ok {
-			return nil, refusedAddresses
+			return nil, noAddress
 		}
 	}
 	return t.insertLease(c, k.prefix, k.client, 0, a, now, ch)
@@ -188,7 +188,7 @@ func (t *table) recycle(c *channel, now int64, ch *changes, gone func(*lease)) o
 		return refusedLiveness // never guess that a client is gone
 	}
 	if x.exhausted == number {
-		return refusedAddresses
+		return noAddress
 	}
 	for range len(x.byKey) {
 		l := x.use.newer
@@ -198,7 +198,7 @@ func (t *table) recycle(c *channel, now int64, ch *changes, gone func(*lease)) o
 			x.link(l)
 		case now-l.used < minIdle:
 			x.exhausted = number // those behind it are as new, or in use
-			return refusedAddresses
+			return noAddress
 		default:
 			gone(l)
 			t.release(l, now, ch)
@@ -206,5 +206,5 @@ func (t *table) recycle(c *channel, now int64, ch *changes, gone func(*lease)) o
 		}
 	}
 	x.exhausted = number
-	return refusedAddresses
+	return noAddress
 }

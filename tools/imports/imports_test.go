@@ -40,7 +40,7 @@ var table = []row{
 	{"handoff", []string{"handoff/wire", "conntrack", "ring"}, nil},
 	{"handoff/localnat", []string{"dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
 	{"handoff/tundev", nil, nil},
-	{"handoff/server", []string{"handoff/wire", "handoff/localnat", "handoff/tundev", "dataplane/xlat", "dataplane/packet"}, nil},
+	{"handoff/server", []string{"handoff/wire", "handoff/localnat", "handoff/tundev", "dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
 
 	// A command may use everything but another command; nat64ctl speaks the
 	// language of nat64d's control socket.

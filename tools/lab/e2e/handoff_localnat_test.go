@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"handoff64/tools/lab"
+	"handoff64/tools/lab/traffic"
 )
 
 // adoptedAs is adopted with a handoffd that has further flags.
@@ -131,5 +132,34 @@ func TestMixed(t *testing.T) {
 		if got, err := h.Lookup(w.ctx, mapped.String()); mapped.Addr() != lab.Pool4 || err != nil || got != client.String() {
 			t.Errorf("%s is seen as %s, lookup says %q (%v)", client, mapped, got, err)
 		}
+	}
+}
+
+// Pings and datagrams that are too big for one packet, or for one control
+// datagram, arrive in each mode.
+func TestTranslatingModesCarrySizes(t *testing.T) {
+	for _, mode := range []string{"local-nat", "mixed"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			w := plain(t)
+			w.adoptedAs("--mode", mode)
+			address := w.embedded(4000)
+			c, err := traffic.EchoUDP(w.server, "udp4", netip.AddrPortFrom(w.Server(), 4000).String())
+			w.must(err)
+			defer c.Close()
+			client, err := w.client.DialContext(w.ctx, "udp", address)
+			w.must(err)
+			defer client.Close()
+			for _, size := range []int{10, 1200, 1400, 1452, 1500, 4000} {
+				payload := make([]byte, size)
+				for i := range payload {
+					payload[i] = byte(i)
+				}
+				// The first of a size may end as a Packet Too Big.
+				w.eventually(fmt.Sprintf("%d octets and back", size), 20*time.Second, func() error {
+					return traffic.Exchange(client, payload)
+				})
+			}
+		})
 	}
 }
