@@ -74,7 +74,7 @@ func (r *run) inBed(ctx context.Context, queues int) (err error) {
 func (r *run) chosen(queues int) (all []device) {
 	for _, d := range devices() {
 		wanted := len(r.options.Devices) == 0 || slices.Contains(r.options.Devices, d.name)
-		if !wanted || (queues > 1 && !d.multi) {
+		if !wanted || (queues > 1 && d.one) {
 			continue
 		}
 		if d.name == "tayga" {
@@ -181,7 +181,7 @@ func (b *bed) learn(ctx context.Context, flows []xdpgen.Flow) (origins []netip.A
 	}
 	defer func() { err = errors.Join(err, counter.Close()) }()
 	// Slow enough for whoever makes sessions.
-	s, err := b.send(ctx, "64", flows, 80, pace{every: 5 * time.Microsecond, clump: 1})
+	s, err := b.send(ctx, "64", flows, 80, pace{pps: 200_000, clump: 1, single: true})
 	if err != nil {
 		return nil, err
 	}
@@ -254,7 +254,7 @@ func (r *run) flowsOf(d device) []int {
 // forwarded is how many million packets a second arrive when more are sent than
 // the device can carry.
 func (r *run) forwarded(ctx context.Context, b *bed, c *xdpgen.Counter, direction string, flows []xdpgen.Flow, frame int) (mpps float64, err error) {
-	s, err := b.send(ctx, direction, flows, frame, pace{every: time.Duration(b.queues) * time.Second / time.Duration(r.options.OfferedPPS), clump: 32})
+	s, err := b.send(ctx, direction, flows, frame, pace{pps: r.options.OfferedPPS, clump: 32})
 	if err != nil {
 		return 0, err
 	}
@@ -283,8 +283,7 @@ func (r *run) forwarded(ctx context.Context, b *bed, c *xdpgen.Counter, directio
 
 // latency measures the delays of a slow stream.
 func (r *run) latency(ctx context.Context, b *bed, k key, flows []xdpgen.Flow) (err error) {
-	every := time.Second / time.Duration(r.options.LightPPS)
-	s, err := b.send(ctx, k.Direction, flows, k.Frame, pace{every: every, clump: 1, stamped: true})
+	s, err := b.send(ctx, k.Direction, flows, k.Frame, pace{pps: r.options.LightPPS, clump: 1, stamped: true})
 	if err != nil {
 		return err
 	}
@@ -301,7 +300,7 @@ func (r *run) latency(ctx context.Context, b *bed, k key, flows []xdpgen.Flow) (
 	if err != nil {
 		return err
 	}
-	sent := uint64(2 * r.options.Window / every)
+	sent := uint64(2 * r.options.Window.Seconds() * float64(r.options.LightPPS))
 	if delays.Total() < sent/2 {
 		return fmt.Errorf("%s: %d of about %d packets arrived at %d a second", k.Case, delays.Total(), sent, r.options.LightPPS)
 	}

@@ -28,6 +28,7 @@ import (
 // device is something that carries packets between the two interfaces.
 type device struct {
 	name    string
+	one     bool // serves one queue only
 	multi   bool // has a worker for each queue
 	light   bool // its latency is measured
 	start   func(ctx context.Context, b *bed, poll string) (stop func() error, err error)
@@ -43,7 +44,7 @@ func devices() []device {
 	return []device{
 		{name: "forward", multi: true, light: true, start: startForward, flows64: translated(lab.Pool6), flows46: (*bed).plainFlows46},
 		{name: "nat64d", multi: true, light: true, start: startNat64d, flows64: translated(lab.Pool6)},
-		{name: "asavie", light: true, start: startAsavie, flows64: translated(lab.Pool6), flows46: (*bed).plainFlows46},
+		{name: "asavie", one: true, light: true, start: startAsavie, flows64: translated(lab.Pool6), flows46: (*bed).plainFlows46},
 		{name: "tayga", light: true, start: startTayga, flows64: translated(taygaPrefix)},
 		{name: "kernel", light: true, start: startKernel, flows46: (*bed).plainFlows46,
 			flows64: func(b *bed, n int) []xdpgen.Flow { return flows64(n, plainServer6) }},

@@ -182,22 +182,31 @@ type sending struct {
 	ended   chan error
 }
 
-// pace is how fast each CPU sends.
+// pace is how fast to send.
 type pace struct {
-	every   time.Duration // a frame
-	clump   int           // so many of them together
-	stamped bool          // for the counter to see how long they took
+	pps     int  // from all CPUs together
+	clump   int  // frames that a CPU sends together
+	stamped bool // for the counter to see how long they took
+	single  bool // from one CPU, so that the numbers in the packets are those of the flows
 }
 
-// send starts a stream of the flows from as many CPUs as there are queues.
+// send starts a stream of the flows from as many CPUs as there are queues. Each
+// flow has one CPU, and so one queue, as with RSS.
 func (b *bed) send(ctx context.Context, direction string, flows []xdpgen.Flow, frame int, p pace) (*sending, error) {
 	from, device, _ := b.side(direction)
 	const headers6 = 14 + 40 + 8
-	t := xdpgen.Template{To: device.mac, From: from.mac, Flows: flows, Payload: frame - headers6}
+	count := min(b.queues, len(flows))
+	if p.single {
+		count = 1
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &sending{cancel: cancel, ended: make(chan error, b.queues)}
-	for cpu := range b.queues {
-		sender, err := xdpgen.NewSender(xdpgen.SenderConfig{Ifindex: from.index, Template: t, Stamped: p.stamped, Every: p.every, Clump: p.clump, Seed: uint64(cpu)})
+	s := &sending{cancel: cancel, ended: make(chan error, count)}
+	for cpu := range count {
+		sender, err := xdpgen.NewSender(xdpgen.SenderConfig{
+			Ifindex: from.index, Stamped: p.stamped, Clump: p.clump, Seed: uint64(cpu),
+			Every:    time.Duration(count) * time.Second / time.Duration(p.pps),
+			Template: xdpgen.Template{To: device.mac, From: from.mac, Flows: share(flows, cpu, count), Payload: frame - headers6},
+		})
 		if err != nil {
 			return nil, errors.Join(err, s.stop())
 		}
@@ -205,6 +214,14 @@ func (b *bed) send(ctx context.Context, direction string, flows []xdpgen.Flow, f
 		go func() { s.ended <- from.host.Enter(func() error { return sender.Run(ctx, cpu, leastNice) }) }()
 	}
 	return s, nil
+}
+
+// share is every count-th flow, beginning with the one at index first.
+func share(flows []xdpgen.Flow, first, count int) (part []xdpgen.Flow) {
+	for i := first; i < len(flows); i += count {
+		part = append(part, flows[i])
+	}
+	return part
 }
 
 // stop ends the stream.
