@@ -31,6 +31,7 @@ race: ## run the tests under the race detector (needs a C compiler), end to end 
 
 soak: ## run the long forms of tests (needs root, and about three quarters of an hour)
 	$(GO) test -count=1 -v -timeout 1h -run TestWorkerAgainstModel ./dataplane -model.packets=2000000
+	$(GO) test -count=1 -v -run TestResidentMemory ./conntrack -rss.sessions=4194304
 	$(GO) test -count=1 -v -timeout 4h -run 'TestHandoff(NoEntryIsEverLost|MoreConnectionsThanPorts|GarbageToNat64d)' ./tools/lab/e2e \
 		-e2e.timeout=2h -handoff.crashes=200 -handoff.connections=60000 -handoff.garbage=10000000
 

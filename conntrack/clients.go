@@ -25,18 +25,19 @@ const (
 	clientOnes    = 0x1111_1111_1111
 	clientHighs   = 0x8888_8888_8888
 	clientVersion = 1 << 48
-	// sessionsPerBucket is how many places there are for each session that the
-	// table has room for: if every session were of another client, one bucket in
-	// 60,000 would still be full.
-	sessionsPerBucket = 3
+	// sessionsPerBucket says how many buckets there are: with two sessions for each
+	// client one bucket in 400,000 is full when the table is; if every session were
+	// of another client, one in 500, and a thousandth of the clients would be refused.
+	sessionsPerBucket = 5
 )
 
-// clientSlot is one client and what it has.
+// clientSlot is one client and what it has. A client is known by its address's
+// hash, whose 64 bits are keyed: of a million clients, two are taken for one with
+// a probability of 3·10⁻⁸, and then share a limit.
 //
 //	count  sessions 26 | ports 18 | state 2 | generation 18
 type clientSlot struct {
-	hi, lo, count atomic.Uint64
-	_             uint64 // keeps a slot within one cache line
+	hash, count atomic.Uint64
 }
 
 const (
@@ -85,6 +86,14 @@ func clientTag(h uint64) uint64 { return h>>40&0xffff*15>>16 + 1 }
 
 func (c *clients) bucketOf(h uint64) uint64 { return scale(h, uint64(len(c.words))) }
 
+// guess is a place where the client may be.
+func (c *clients) guess(h uint64) *clientSlot {
+	b := c.bucketOf(h)
+	x := c.words[b].Load() ^ clientTag(h)*clientOnes
+	lane := bits.TrailingZeros64((x-clientOnes)&^x&clientHighs|1<<47) / 4
+	return &c.slots[int(b)*clientLanes+lane]
+}
+
 // clientPlace is where a client was found, and its counts then.
 type clientPlace struct {
 	s     *clientSlot
@@ -92,9 +101,9 @@ type clientPlace struct {
 	lane  int
 }
 
-// find looks for a client. The word is the bucket's while it looked: if the
+// find looks for the client of an address's hash. The word is the bucket's while it looked: if the
 // client was not found, it is in no place as long as the word stays.
-func (c *clients) find(a Addr6, h uint64) (p clientPlace, word uint64) {
+func (c *clients) find(h uint64) (p clientPlace, word uint64) {
 	b, tag := c.bucketOf(h), clientTag(h)
 again:
 	word = c.words[b].Load()
@@ -106,7 +115,7 @@ again:
 		}
 		s := &c.slots[int(b)*clientLanes+lane]
 		n := s.count.Load()
-		mine := s.hi.Load() == a.Hi && s.lo.Load() == a.Lo
+		mine := s.hash.Load() == h
 		if c.words[b].Load() != word {
 			goto again
 		}
@@ -133,7 +142,7 @@ const (
 
 // take counts one more session or port of a client that has fewer than limit,
 // which is in units of one. born says that the client had nothing before.
-func (c *clients) take(a Addr6, h, one, limit uint64) (result tally, born bool) {
+func (c *clients) take(h, one, limit uint64) (result tally, born bool) {
 	mask := uint64(sessionCount)
 	if one == onePort {
 		mask = portCount
@@ -141,9 +150,9 @@ func (c *clients) take(a Addr6, h, one, limit uint64) (result tally, born bool) 
 	limit = min(limit*one, mask) // the field's largest value bounds what has no limit
 	reserved := clientPlace{lane: -1}
 	for {
-		p, word := c.find(a, h)
+		p, word := c.find(h)
 		if p.s == nil {
-			if reserved.lane < 0 && !c.reserve(&reserved, word, c.bucketOf(h), a, one) {
+			if reserved.lane < 0 && !c.reserve(&reserved, word, h, one) {
 				return noPlace, false
 			}
 			if c.publish(&reserved, word, h) {
@@ -166,15 +175,15 @@ func (c *clients) take(a Addr6, h, one, limit uint64) (result tally, born bool) 
 }
 
 // reserve takes a free place of a bucket and fills it.
-func (c *clients) reserve(p *clientPlace, word, b uint64, a Addr6, one uint64) bool {
+func (c *clients) reserve(p *clientPlace, word, h, one uint64) bool {
+	b := c.bucketOf(h)
 	for lane := range clientLanes {
 		s := &c.slots[int(b)*clientLanes+lane]
 		n := s.count.Load()
 		if word>>(4*lane)&15 != 0 || n&clientState != clientFree || !s.count.CompareAndSwap(n, n|clientTaken) {
 			continue
 		}
-		s.hi.Store(a.Hi)
-		s.lo.Store(a.Lo)
+		s.hash.Store(h)
 		n = n&^(oneLife-1) + oneLife | clientLive | one
 		s.count.Store(n) // nobody looks before it is published
 		*p = clientPlace{s, n, lane}
@@ -190,9 +199,9 @@ func (c *clients) publish(p *clientPlace, word, h uint64) bool {
 
 // give counts one less of what take counted. died says that the client has
 // nothing any more.
-func (c *clients) give(a Addr6, h, one uint64) (died bool) {
+func (c *clients) give(h, one uint64) (died bool) {
 	for {
-		p, _ := c.find(a, h)
+		p, _ := c.find(h)
 		if p.s == nil {
 			panic("conntrack: uncounting something of a client that has nothing")
 		}
@@ -228,7 +237,7 @@ func (c *clients) bury(b uint64, lane int, dead uint64) {
 }
 
 // has gives a client's counts.
-func (c *clients) has(a Addr6, h uint64) (sessions, ports int) {
-	p, _ := c.find(a, h)
+func (c *clients) has(h uint64) (sessions, ports int) {
+	p, _ := c.find(h)
 	return int(p.count & sessionCount), int(p.count & portCount / onePort)
 }

@@ -47,11 +47,11 @@ func TestClientsUnderContention(t *testing.T) {
 				n := held[w][key]
 				if n[what] > 0 && r.IntN(2) == 0 {
 					shadow[key][what].Add(-1)
-					if c.give(a, h.address(a), one) {
+					if c.give(h.address(a), one) {
 						died.Add(1)
 					}
 					n[what]--
-				} else if got, first := c.take(a, h.address(a), one, limit); got == tallied {
+				} else if got, first := c.take(h.address(a), one, limit); got == tallied {
 					if first {
 						born.Add(1)
 					}
@@ -78,12 +78,12 @@ func TestClientsUnderContention(t *testing.T) {
 	}
 	for key := range keys {
 		a := Addr6{1, uint64(key)}
-		if s, p := c.has(a, h.address(a)); s != sum[key][0] || p != sum[key][1] {
+		if s, p := c.has(h.address(a)); s != sum[key][0] || p != sum[key][1] {
 			t.Errorf("client %d counts %d and %d, has %v", key, s, p, sum[key])
 		}
 		for what, one := range [2]uint64{oneSession, onePort} {
 			for range sum[key][what] {
-				if c.give(a, h.address(a), one) {
+				if c.give(h.address(a), one) {
 					died.Add(1)
 				}
 			}
@@ -115,7 +115,7 @@ func TestFullClientsTable(t *testing.T) {
 	var in, out []Addr6
 	for i := range uint64(1000) {
 		a := Addr6{2, i}
-		switch got, _ := c.take(a, h.address(a), oneSession, 5); got {
+		switch got, _ := c.take(h.address(a), oneSession, 5); got {
 		case tallied:
 			in = append(in, a)
 		case noPlace:
@@ -128,17 +128,17 @@ func TestFullClientsTable(t *testing.T) {
 		t.Fatalf("%d clients in %d places, %d refused", len(in), len(c.slots), len(out))
 	}
 	for _, a := range in {
-		if got, _ := c.take(a, h.address(a), onePort, 1); got != tallied {
+		if got, _ := c.take(h.address(a), onePort, 1); got != tallied {
 			t.Fatalf("%v is in the table and was refused: %d", a, got)
 		}
-		if got, _ := c.take(a, h.address(a), onePort, 1); got != overLimit {
+		if got, _ := c.take(h.address(a), onePort, 1); got != overLimit {
 			t.Fatalf("%v got a second port: %d", a, got)
 		}
-		c.give(a, h.address(a), onePort)
-		c.give(a, h.address(a), oneSession)
+		c.give(h.address(a), onePort)
+		c.give(h.address(a), oneSession)
 	}
 	allFree(t, c)
-	if got, born := c.take(out[0], h.address(out[0]), oneSession, 1); got != tallied || !born {
+	if got, born := c.take(h.address(out[0]), oneSession, 1); got != tallied || !born {
 		t.Errorf("no place once all are free: %d", got)
 	}
 }

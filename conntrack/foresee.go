@@ -14,6 +14,7 @@ package conntrack
 type Foresight struct {
 	random  uint64 // what the port is chosen by
 	client  uint64 // hash
+	address uint64 // hash, if there are limits
 	hash64  uint64
 	hash46  uint64
 	peer    uint64 // hash
@@ -54,6 +55,10 @@ func (s *Shard) Foresee(keys []*Key64, hashes []uint64, f []Foresight, step int)
 			f[i].peer = s.t.hash.peer(c, k.Server, k.Proto)
 			prefetchLine(&s.peers.words[s.peers.home(f[i].peer)])
 		}
+		if s.t.limits.Load() != 0 {
+			f[i].address = s.t.hash.address(k.Client)
+			prefetchLine(&s.t.clients.words[s.t.clients.bucketOf(f[i].address)])
+		}
 		if s.t.capacityForEntries() {
 			e := EntryKey64(k)
 			f[i].Entry = s.t.hash.session(c, &e)
@@ -68,6 +73,9 @@ func (s *Shard) Foresee(keys []*Key64, hashes []uint64, f []Foresight, step int)
 	if i := step - 2*stride; i >= 0 && i < len(keys) {
 		prefetchLine(s.index64.firstFree(f[i].hash64))
 		prefetchLine(s.index46.firstFree(f[i].hash46))
+		if f[i].address != 0 {
+			prefetchLine(s.t.clients.guess(f[i].address))
+		}
 	}
 }
 

@@ -52,7 +52,7 @@ func (t *Table) ClientLimits() ClientLimits {
 // ClientHas tells what a client has that counts: nothing while there are no
 // limits. Any goroutine.
 func (t *Table) ClientHas(client Addr6) (sessions, ports int) {
-	return t.clients.has(client, t.hash.address(client))
+	return t.clients.has(t.hash.address(client))
 }
 
 // ClientBucket tells which bucket a client is counted in: when that is full,
@@ -121,7 +121,7 @@ func (s *Shard) takePort(client Addr6, restored bool) (mark uint64, v Verdict) {
 }
 
 func (s *Shard) take(client Addr6, one, limit uint64) tally {
-	result, born := s.t.clients.take(client, s.t.hash.address(client), one, limit)
+	result, born := s.t.clients.take(s.t.hash.address(client), one, limit)
 	if born {
 		s.stats.add(statClients, 1)
 	}
@@ -133,7 +133,7 @@ func (s *Shard) take(client Addr6, one, limit uint64) tally {
 
 // giveBack undoes take for what carries a mark.
 func (s *Shard) giveBack(client Addr6, mark, one uint64) {
-	if mark != 0 && s.t.clients.give(client, s.t.hash.address(client), one) {
+	if mark != 0 && s.t.clients.give(s.t.hash.address(client), one) {
 		s.stats.add(statClients, -1)
 	}
 }

@@ -200,7 +200,7 @@ func TestNoPlaceToCount(t *testing.T) {
 	var others []Addr6
 	for n := uint64(0); len(others) < clientLanes; n++ {
 		if a := (Addr6{8, n}); f.clients.bucketOf(h(a)) == bucket {
-			f.clients.take(a, h(a), oneSession, 1)
+			f.clients.take(h(a), oneSession, 1)
 			others = append(others, a)
 		}
 	}
@@ -219,7 +219,7 @@ func TestNoPlaceToCount(t *testing.T) {
 		t.Errorf("%d things found no place, want 3: a mapping refused, a session and its mapping left", n)
 	}
 	for _, a := range others {
-		f.clients.give(a, h(a), oneSession)
+		f.clients.give(h(a), oneSession)
 	}
 	f.stats0()
 	f.check()

@@ -350,7 +350,10 @@ func (c *checker) port(set int, port uint16, free bool, live *int) error {
 // clients checks that the counts of clients are those of what is marked as
 // counted, and that no place is held by a client that has nothing.
 func (c *checker) clients() error {
-	cl, live := &c.t.clients, 0
+	cl, live, known := &c.t.clients, 0, map[uint64]Addr6{}
+	for a := range c.counts {
+		known[c.t.hash.address(a)] = a
+	}
 	for i := range cl.slots {
 		s := &cl.slots[i]
 		n := s.count.Load()
@@ -359,7 +362,7 @@ func (c *checker) clients() error {
 			continue
 		}
 		live++
-		a := Addr6{s.hi.Load(), s.lo.Load()}
+		a := known[s.hash.Load()]
 		if n&clientState != clientLive || !published {
 			return fmt.Errorf("clients: place %d has state %d, published %v", i, n&clientState>>44, published)
 		}

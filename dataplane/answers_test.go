@@ -30,7 +30,7 @@ var answersTo = map[DropReason]string{
 	DropTableFull:       "1/3 to " + clientB,
 	DropClientSessions:  "1/3 to " + clientA,
 	DropClientPorts:     "1/3 to " + clientA,
-	DropClientsFull:     "1/3 to 2001:db8:0:47:2e00::a",
+	DropClientsFull:     "1/3 to 2001:db8:0:26:4600::a",
 	DropPortsExhausted:  "1/3 to " + clientB,
 	DropHopLimit:        "3/0 to " + clientA,
 	DropTTL:             "11/0 to " + serverA,
