@@ -87,6 +87,15 @@ type Result struct {
 	Endpoints []EndpointCounters // initiator, responder; one if they are the same
 }
 
+// OwnLoss is how many packets came and were lost here, for want of speed or
+// frames: a result with some says little about the device.
+func (r *Result) OwnLoss() (n uint64) {
+	for _, e := range r.Endpoints {
+		n += e.Sockets.Lost()
+	}
+	return n
+}
+
 // EndpointCounters are what interface and kernel counted during a Run.
 type EndpointCounters struct {
 	Interface string         `json:"interface"`

@@ -54,6 +54,8 @@ type Tester struct {
 	responder   traffic.Link
 }
 
+var _ trial.Device = (*Tester)(nil)
+
 // Open takes stamped packets of the interfaces from now on.
 func Open(cfg Config) (*Tester, error) {
 	if err := cfg.Flows.Validate(); err != nil {

@@ -98,6 +98,7 @@ type resultJSON struct {
 	Stale       uint64                       `json:"stale"`
 	Astray      uint64                       `json:"astray"`
 	Damaged     uint64                       `json:"damaged"`
+	OwnLoss     uint64                       `json:"own_loss"` // packets that arrived and were lost by the tester
 	Interfaces  []generator.EndpointCounters `json:"interfaces"`
 }
 
@@ -130,7 +131,7 @@ func printResult(out io.Writer, r *generator.Result, asJSON bool, sizes traffic.
 	if asJSON {
 		j := resultJSON{
 			Directions: map[string]wayJSON{}, Sizes: sizes, Interrupted: r.Interrupted, Foreign: r.Foreign, Stale: r.Stale, Astray: r.Astray,
-			Damaged: r.Damaged, Interfaces: r.Endpoints,
+			Damaged: r.Damaged, OwnLoss: r.OwnLoss(), Interfaces: r.Endpoints,
 		}
 		for d, w := range r.Ways {
 			if w != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/asavie/xdp"
 
@@ -34,7 +35,10 @@ func TestProgramOfTheCaller(t *testing.T) {
 	w.six.send(frame)
 	descs := make([]ring.Desc, 8)
 	found := false
-	for !found {
+	for deadline := time.Now().Add(patience); !found; {
+		if time.Now().After(deadline) {
+			t.Fatal("the frame did not come")
+		}
 		for _, wk := range d.Workers() {
 			for _, p := range wk.IPv6 {
 				n := p.Recv(descs)
