@@ -17,7 +17,7 @@ func (w *Worker) takeControl() (taken int) {
 	for _, f := range w.in.frames[:n] {
 		w.frames.Push(f)
 	}
-	for h.Lend.Len() < lendFrames && w.frames.Len() > lendFrames {
+	for n := h.Lend.Len(); n < lendFrames && w.frames.Len() > max(lendReserve, n); n++ {
 		f, _ := w.frames.Pop()
 		if !h.Lend.Push(f) {
 			w.frames.Push(f)

@@ -19,8 +19,12 @@ type Handoff struct {
 }
 
 // lendFrames is how many free frames the handoff worker has at hand for what
-// comes back from servers; a worker keeps as many for itself first.
-const lendFrames = 128
+// comes back from servers: some messages' worth of joined datagrams. A worker
+// keeps as many for itself, and lendReserve at least.
+const (
+	lendFrames  = 1024
+	lendReserve = 128
+)
 
 // capable says whether the host has the connection table: rules 1 and 4 of the
 // IPv6 side ask it before anything else (handoff draft §8).

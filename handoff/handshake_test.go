@@ -163,7 +163,7 @@ func TestClosedPortOfPlainHost(t *testing.T) {
 	s.conn.Close()
 	for _, payload := range [][]byte{{}, []byte("no message"), wire.AppendToken(nil, r.token(serverAddr(2))), wire.AppendToken(nil, nil)} {
 		others := r.w.Stats().OtherErrors
-		r.w.post(channelKey{ownAddr, s.addr}, payload, nil, letter{&r.w.count.payloads, 0, -1, 0})
+		r.w.post(channelKey{ownAddr, s.addr}, payload, nil, letter{count: &r.w.count.payloads, link: -1})
 		r.until("the error comes", func() bool { r.w.flush(); return r.w.Stats().OtherErrors > others })
 		if st := r.cfg.Servers.State(s.addr); st != conntrack.ServerHandoff {
 			t.Errorf("after an error about %x the server is %s", payload, st)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handoff64/conntrack"
+	"handoff64/handoff/segment"
 	"handoff64/handoff/wire"
 	"handoff64/ring"
 )
@@ -16,27 +17,43 @@ import (
 func (w *Worker) receive() (worked bool) {
 	ms := w.sock.read()
 	for i := range ms {
-		if r := w.take(&ms[i]); r != Accepted {
-			w.count.refused[r].Add(1)
-		}
+		w.take(&ms[i])
 	}
 	return len(ms) > 0
 }
 
-// take finds out which channel a datagram belongs to.
-func (w *Worker) take(m *ipv4.Message) Refusal {
+// take works on the datagrams of a message.
+func (w *Worker) take(m *ipv4.Message) {
+	server, own, refused := w.channelOf(m)
+	size := segment.Size(m.OOB[:m.NN])
+	for datagram, rest := segment.Next(m.Buffers[0][:m.N], size); ; datagram, rest = segment.Next(rest, size) {
+		r := refused
+		if r == Accepted {
+			r = w.accept(server, own, datagram)
+		}
+		if r != Accepted {
+			w.count.refused[r].Add(1)
+		}
+		if rest == nil {
+			return
+		}
+	}
+}
+
+// channelOf finds out which channel a message belongs to.
+func (w *Worker) channelOf(m *ipv4.Message) (server, own uint32, r Refusal) {
 	own, ok := destination(m)
 	if !ok || w.own[own] == nil {
-		return NotPool4
+		return 0, 0, NotPool4
 	}
 	server, port, ok := peer(m)
 	if !ok || port != w.serverPort {
-		return NotServerPort
+		return 0, 0, NotServerPort
 	}
 	if w.own[server] != nil {
-		return OwnAddress
+		return 0, 0, OwnAddress
 	}
-	return w.accept(server, own, m.Buffers[0][:m.N])
+	return server, own, Accepted
 }
 
 // accept decodes and checks a payload, and acts on it.

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	readBatch   = 32
+	readBatch   = 8 // messages, of up to 44 datagrams of full size each
 	maxDatagram = 65535
 	errorBatch  = 64
 	errorQuote  = 576
@@ -75,6 +75,8 @@ func prepare(fd int) error {
 			return fmt.Errorf("handoff: control socket: option %s: %w", o.name, err)
 		}
 	}
+	// Without it datagrams come one by one.
+	_ = unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1)
 	for _, o := range []struct {
 		name            string
 		force, ordinary int

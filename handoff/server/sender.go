@@ -1,19 +1,11 @@
 package server
 
 import (
-	"encoding/binary"
 	"net"
 
 	"golang.org/x/net/ipv4"
-	"golang.org/x/sys/unix"
-)
 
-const (
-	// maxSegments is how many datagrams the kernel cuts out of one message
-	// (UDP_MAX_SEGMENTS), and maxSegmented how many octets those may have.
-	maxSegments  = 64
-	maxSegmented = 65000
-	cmsgSegment  = cmsgHeader + 8 // a 16-bit size, aligned
+	"handoff64/handoff/segment"
 )
 
 // sender writes datagrams in bursts. Datagrams of one size to one NAT64 that
@@ -40,7 +32,7 @@ func newSender(pc *ipv4.PacketConn) *sender {
 	s := &sender{pc: pc, ms: make([]ipv4.Message, burst)}
 	for i := range s.ms {
 		s.to[i].IP = make(net.IP, 4)
-		s.ms[i] = ipv4.Message{Addr: &s.to[i], OOB: make([]byte, 0, cmsgPktinfo+cmsgSegment), Buffers: make([][]byte, 0, maxSegments)}
+		s.ms[i] = ipv4.Message{Addr: &s.to[i], OOB: make([]byte, 0, cmsgPktinfo+segment.Space), Buffers: make([][]byte, 0, segment.Most)}
 	}
 	return s
 }
@@ -66,8 +58,7 @@ func (s *sender) add(k destinationKey, b []byte) {
 // joins says whether a datagram can leave with others: all of them have the size
 // of the first, and it is no larger.
 func joins(with [][]byte, b []byte) bool {
-	n, size := len(with), len(with[0])
-	return n < maxSegments && len(with[n-1]) == size && len(b) <= size && (n+1)*size <= maxSegmented
+	return segment.Joins(len(with), len(with[0]), len(with[len(with)-1]), len(b))
 }
 
 // flush sends what is queued.
@@ -97,16 +88,9 @@ func (s *sender) address(i int) {
 	m := &s.ms[i]
 	m.OOB = m.OOB[:cmsgPktinfo]
 	setSource(m.OOB, s.dest[i].own)
-	if len(m.Buffers) == 1 {
-		return
+	if len(m.Buffers) > 1 {
+		m.OOB = segment.Append(m.OOB, len(m.Buffers[0]))
 	}
-	m.OOB = m.OOB[:cmsgPktinfo+cmsgSegment]
-	oob := m.OOB[cmsgPktinfo:]
-	clear(oob)
-	binary.NativeEndian.PutUint64(oob, cmsgHeader+2)
-	binary.NativeEndian.PutUint32(oob[8:], unix.SOL_UDP)
-	binary.NativeEndian.PutUint32(oob[12:], unix.UDP_SEGMENT)
-	binary.NativeEndian.PutUint16(oob[cmsgHeader:], uint16(len(m.Buffers[0])))
 }
 
 // separately sends the datagrams of a message that the kernel refused one by

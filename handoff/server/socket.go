@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
+
+	"handoff64/handoff/segment"
 )
 
 const (
@@ -60,6 +62,9 @@ func openSocket(ctx context.Context, listen netip.AddrPort) (*socket, error) {
 	if err := conn.SetReadBuffer(receiveBuffer); err != nil {
 		return nil, errors.Join(fmt.Errorf("size the receive buffer of %v: %w", listen, err), conn.Close())
 	}
+	if err := joined(conn); err != nil {
+		return nil, errors.Join(fmt.Errorf("look at the socket of %v: %w", listen, err), conn.Close())
+	}
 	s.in, s.out = make([]ipv4.Message, burst), make([]ipv4.Message, burst)
 	for i := range burst {
 		s.in[i].Buffers, s.in[i].OOB = [][]byte{make([]byte, maxDatagram)}, make([]byte, 64)
@@ -68,6 +73,16 @@ func openSocket(ctx context.Context, listen netip.AddrPort) (*socket, error) {
 		s.out[i].Addr = &s.to[i]
 	}
 	return s, nil
+}
+
+// joined asks the kernel to hand over datagrams that arrive together as one
+// message. One that cannot hands them over singly.
+func joined(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("its descriptor: %w", err)
+	}
+	return raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_GRO, 1) })
 }
 
 func (s *socket) close() error { return s.conn.Close() }
@@ -83,11 +98,19 @@ func (s *socket) read() ([]datagram, error) {
 		m := &s.in[i]
 		from, ok := m.Addr.(*net.UDPAddr)
 		own := destination(m.OOB[:m.NN])
-		if ok && own != (addr4{}) {
-			s.got = append(s.got, datagram{
-				own: own, from: from.AddrPort().Addr().Unmap().As4(), fromPort: uint16(from.Port),
-				data: m.Buffers[0][:m.N], truncated: m.Flags&unix.MSG_TRUNC != 0,
-			})
+		if !ok || own == (addr4{}) {
+			continue
+		}
+		d := datagram{
+			own: own, from: from.AddrPort().Addr().Unmap().As4(), fromPort: uint16(from.Port), truncated: m.Flags&unix.MSG_TRUNC != 0,
+		}
+		size := segment.Size(m.OOB[:m.NN])
+		for rest := m.Buffers[0][:m.N]; ; {
+			d.data, rest = segment.Next(rest, size)
+			s.got = append(s.got, d)
+			if rest == nil {
+				break
+			}
 		}
 	}
 	return s.got, nil

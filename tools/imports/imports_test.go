@@ -37,10 +37,11 @@ var table = []row{
 	{"dataplane", []string{"dataplane/packet", "dataplane/xlat", "dataplane/nexthop", "conntrack", "ring"},
 		[]string{"dataplane/fixture", "dataplane/reference", "ring/memport", "ring/pcapport"}},
 	{"handoff/wire", nil, nil},
-	{"handoff", []string{"handoff/wire", "conntrack", "ring"}, nil},
+	{"handoff/segment", nil, nil},
+	{"handoff", []string{"handoff/wire", "handoff/segment", "conntrack", "ring"}, nil},
 	{"handoff/localnat", []string{"dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
 	{"handoff/tundev", nil, nil},
-	{"handoff/server", []string{"handoff/wire", "handoff/localnat", "handoff/tundev", "dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
+	{"handoff/server", []string{"handoff/wire", "handoff/segment", "handoff/localnat", "handoff/tundev", "dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
 
 	// A command may use everything but another command; nat64ctl speaks the
 	// language of nat64d's control socket.
