@@ -11,7 +11,9 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/asavie/xdp"
 	"golang.org/x/sys/unix"
@@ -65,10 +67,24 @@ func (f *Forwarder) openSide(side int) (err error) {
 		return err
 	}
 	f.attached[side] = true
-	if f.sockets[side], err = xdp.NewSocket(index, f.cfg.Queue, f.cfg.Options); err != nil {
+	if f.sockets[side], err = f.newSocket(index); err != nil {
 		return err
 	}
 	return f.programs[side].Register(f.cfg.Queue, f.sockets[side].FD())
+}
+
+// releaseTimeout is how long a queue may still be held by a socket that was
+// closed: the kernel frees it a little later.
+const releaseTimeout = 3 * time.Second
+
+// newSocket waits for the queue. The package's errors do not wrap the errno.
+func (f *Forwarder) newSocket(index int) (*xdp.Socket, error) {
+	for deadline := time.Now().Add(releaseTimeout); ; time.Sleep(10 * time.Millisecond) {
+		s, err := xdp.NewSocket(index, f.cfg.Queue, f.cfg.Options)
+		if err == nil || !strings.Contains(err.Error(), unix.EBUSY.Error()) || time.Now().After(deadline) {
+			return s, err
+		}
+	}
 }
 
 // pollMS bounds how long Run takes to notice that ctx ended.

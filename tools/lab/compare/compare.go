@@ -210,6 +210,9 @@ func (b *bed) learn(ctx context.Context, flows []xdpgen.Flow) (origins []netip.A
 // not moved by what else the machine does for a moment.
 const slice = 40 * time.Millisecond
 
+// silence is how long nothing may arrive.
+const silence = 10 * time.Second
+
 // warmUp is how long a stream runs before it is measured.
 const warmUp = 150 * time.Millisecond
 
@@ -260,25 +263,31 @@ func (r *run) forwarded(ctx context.Context, b *bed, c *xdpgen.Counter, directio
 	}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	time.Sleep(warmUp)
+	first, _, err := c.Counts()
+	if err != nil {
+		return 0, err
+	}
 	var rates []float64
-	before, _, err := c.Counts()
-	for last, end := time.Now(), time.Now().Add(r.options.Window); err == nil && last.Before(end); {
+	start := time.Now()
+	for last, before := start, first; ; {
 		time.Sleep(slice)
-		var now uint64
-		if now, _, err = c.Counts(); err != nil {
-			break
+		now, _, err := c.Counts()
+		if err != nil {
+			return 0, err
 		}
 		at := time.Now()
 		rates = append(rates, float64(now-before)/at.Sub(last).Seconds()/1e6)
 		before, last = now, at
+		switch elapsed := at.Sub(start); {
+		case now > first && elapsed >= r.options.Window:
+			if mpps = spread(rates).Median; mpps == 0 { // others had the CPU most of the time
+				mpps = float64(now-first) / elapsed.Seconds() / 1e6
+			}
+			return mpps, nil
+		case elapsed > silence:
+			return 0, fmt.Errorf("%s, %d flows of %d octets: nothing arrives", direction, len(flows), frame)
+		}
 	}
-	if err != nil {
-		return 0, err
-	}
-	if mpps = spread(rates).Median; mpps == 0 {
-		return 0, fmt.Errorf("%s, %d flows of %d octets: nothing arrives", direction, len(flows), frame)
-	}
-	return mpps, nil
 }
 
 // latency measures the delays of a slow stream.
@@ -301,7 +310,7 @@ func (r *run) latency(ctx context.Context, b *bed, k key, flows []xdpgen.Flow) (
 		return err
 	}
 	sent := uint64(2 * r.options.Window.Seconds() * float64(r.options.LightPPS))
-	if delays.Total() < sent/2 {
+	if delays.Total() < sent/10 {
 		return fmt.Errorf("%s: %d of about %d packets arrived at %d a second", k.Case, delays.Total(), sent, r.options.LightPPS)
 	}
 	r.keep(k)

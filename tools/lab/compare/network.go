@@ -199,6 +199,10 @@ func (b *bed) send(ctx context.Context, direction string, flows []xdpgen.Flow, f
 	if p.single {
 		count = 1
 	}
+	nice := leastNice
+	if p.stamped {
+		nice = 0 // it has to keep its rate
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	s := &sending{cancel: cancel, ended: make(chan error, count)}
 	for cpu := range count {
@@ -211,7 +215,7 @@ func (b *bed) send(ctx context.Context, direction string, flows []xdpgen.Flow, f
 			return nil, errors.Join(err, s.stop())
 		}
 		s.senders = append(s.senders, sender)
-		go func() { s.ended <- from.host.Enter(func() error { return sender.Run(ctx, cpu, leastNice) }) }()
+		go func() { s.ended <- from.host.Enter(func() error { return sender.Run(ctx, cpu, nice) }) }()
 	}
 	return s, nil
 }

@@ -85,7 +85,7 @@ func labName(n int32) string { return fmt.Sprintf("%s%d-%d", labPrefix, os.Getpi
 // buildPrograms compiles what is tested, as users compile it: without cgo and
 // without the race detector of the tests.
 func buildPrograms(dir string) error {
-	cmd := exec.Command("go", "build", "-o", dir, "handoff64/cmd/nat64d", "handoff64/cmd/nat64ctl", "handoff64/cmd/handoffd")
+	cmd := exec.Command("go", "build", "-o", dir, "handoff64/cmd/nat64d", "handoff64/cmd/nat64ctl", "handoff64/cmd/handoffd", "handoff64/cmd/pktgen")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the programs under test: %w\n%s", err, out)
