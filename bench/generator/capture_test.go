@@ -1,84 +1,97 @@
 package generator
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
 
+	"github.com/cilium/ebpf"
+
 	"handoff64/bench/traffic"
 )
 
-// TestCapture runs the program on frames: which go to the socket and which to
-// the kernel. There is no socket, so bpf_redirect_map says what it would do
-// without one; the count of what was passed tells the two apart.
+// captureRig runs the program on frames. There is no socket, so bpf_redirect_map
+// does what it is told for that case; the count of what was passed tells the
+// verdicts apart.
+type captureRig struct {
+	t       *testing.T
+	capture capture
+	program *ebpf.Program
+}
+
+// check gives the program a frame and says whether the verdict is right.
+func (r *captureRig) check(name string, frame []byte, ours bool) {
+	r.t.Helper()
+	before, err := r.capture.foreign()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, _, err := r.program.Test(frame); err != nil {
+		r.t.Fatal(err)
+	}
+	after, err := r.capture.foreign()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if got := after == before; got != ours {
+		r.t.Errorf("%s, %s: ours = %v, want %v", r.capture.match, name, got, ours)
+	}
+}
+
+// variants are a frame and what is like it.
+func (r *captureRig) variants(protocol traffic.Protocol, ipv6 bool) {
+	r.t.Helper()
+	frame, name := captureFrame(r.t, protocol, ipv6), fmt.Sprintf("%v, IPv6=%v", protocol, ipv6)
+	payload := traffic.MinFrame(protocol, ipv6) - traffic.StampLen
+	changed := func(at int, to byte) []byte {
+		f := slices.Clone(frame)
+		f[at] = to
+		return f
+	}
+	all := r.capture.match == MatchIP
+	r.check(name, frame, true)
+	r.check(name+", other content", changed(len(frame)-1, 0xff), true)
+	r.check(name+", no magic", changed(payload+1, 0xff), all)
+	r.check(name+", cut off", frame[:payload+2], all)
+	r.check(name+", another EtherType", changed(12, 0x55), false)
+	if !ipv6 {
+		r.check(name+", IPv4 options", changed(14, 0x46), false)
+		r.check(name+", a later fragment", changed(21, 7), false)
+		r.check(name+", a first fragment", changed(20, 0x20), false)
+	}
+}
+
+func captureFrame(t *testing.T, p traffic.Protocol, ipv6 bool) []byte {
+	t.Helper()
+	b, err := traffic.NewBuilder(p, ipv6, traffic.Link{Dst: farMAC, Src: nearMAC}, traffic.Sizes{100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := wireConfig(p, ipv6)
+	room := make([]byte, traffic.MaxFrame)
+	return room[:b.Build(room, 0, traffic.NewProduct(c.Flows).Tuple(7), traffic.Stamp{Sequence: 3})]
+}
+
+// TestCapture: which frames go to the socket and which to the kernel.
 func TestCapture(t *testing.T) {
 	needsRoot(t)
-	room := make([]byte, traffic.MaxFrame)
-	build := func(p traffic.Protocol, ipv6 bool) []byte {
-		b, err := traffic.NewBuilder(p, ipv6, traffic.Link{Dst: farMAC, Src: nearMAC}, traffic.Sizes{100})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := wireConfig(p, ipv6)
-		n := b.Build(room, 0, traffic.NewProduct(c.Flows).Tuple(7), traffic.Stamp{Sequence: 3})
-		return slices.Clone(room[:n])
-	}
 	for _, match := range []Match{MatchStamped, MatchIP} {
-		c := capture{match: match}
-		p, err := c.load(1)
+		r := &captureRig{t: t, capture: capture{match: match}}
+		p, err := r.capture.load(1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		check := func(name string, frame []byte, ours bool) {
-			t.Helper()
-			before, err := c.foreign()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, _, err := p.Program.Test(frame); err != nil {
-				t.Fatal(err)
-			}
-			after, err := c.foreign()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := after == before; got != ours {
-				t.Errorf("%s, %s: ours = %v, want %v", match, name, got, ours)
-			}
-		}
+		r.program = p.Program
 		for protocol := traffic.UDP; protocol <= traffic.EchoReply; protocol++ {
-			for _, ipv6 := range []bool{true, false} {
-				frame, name := build(protocol, ipv6), fmt.Sprintf("%v, IPv6=%v", protocol, ipv6)
-				check(name, frame, true)
-				other := slices.Clone(frame)
-				other[len(other)-1] ^= 0xff
-				check(name+", other content", other, true)
-				payload := traffic.MinFrame(protocol, ipv6) - traffic.StampLen
-				other = slices.Clone(frame)
-				other[payload+1]++
-				check(name+", no magic", other, match == MatchIP)
-				check(name+", cut off", frame[:payload+2], match == MatchIP)
-				other = slices.Clone(frame)
-				other[12]++
-				check(name+", another EtherType", other, false)
-				if !ipv6 {
-					other = slices.Clone(frame)
-					other[14]++
-					check(name+", IPv4 options", other, false)
-					other = slices.Clone(frame)
-					other[21] = 7
-					check(name+", a fragment", other, false)
-				}
-			}
+			r.variants(protocol, true)
+			r.variants(protocol, false)
 		}
-		solicitation := build(traffic.Echo, true)
+		solicitation := captureFrame(t, traffic.Echo, true)
 		solicitation[54] = 135
-		check("neighbour solicitation", solicitation, false)
-		check("ARP", append(slices.Clone(solicitation[:12]), append([]byte{8, 6}, make([]byte, 46)...)...), false)
-		if err := p.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := c.close(); err != nil {
+		r.check("neighbour solicitation", solicitation, false)
+		r.check("ARP", append(slices.Clone(solicitation[:12]), append([]byte{8, 6}, make([]byte, 46)...)...), false)
+		if err := errors.Join(p.Close(), r.capture.close()); err != nil {
 			t.Error(err)
 		}
 	}
