@@ -143,3 +143,39 @@ func TestInterfacesThatCannot(t *testing.T) {
 		t.Error("a failed Open left a program")
 	}
 }
+
+// TestPacketsThatDoNotLeave: of an interface that goes down, and of one whose
+// peer is down, the result says that nothing arrived anywhere.
+func TestPacketsThatDoNotLeave(t *testing.T) {
+	newWire(t, 1)
+	c := wireConfig(traffic.UDP, true)
+	c.Responder = Endpoint{}
+	c.Wait = 50 * time.Millisecond
+	tester := openTester(t, c)
+	run := func() EndpointCounters {
+		t.Helper()
+		r, err := tester.Run(t.Context(), Run{Rate: 10_000, Packets: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := r.Ways[trial.ToResponder].Sent; n != 100 {
+			t.Errorf("%d sent", n)
+		}
+		return r.Endpoints[0]
+	}
+	if e := run(); e.Stuck != 0 || e.Link.TXPackets < 100 || e.Link.TXDropped != 0 {
+		t.Errorf("all is well, and the counters are %+v", e)
+	}
+	if err := netlink.LinkSetDown(linkNamed(t, "far")); err != nil {
+		t.Fatal(err)
+	}
+	if e := run(); e.Stuck != 0 || e.Link.TXDropped != 100 {
+		t.Errorf("the peer is down, and the counters are %+v", e)
+	}
+	if err := netlink.LinkSetDown(linkNamed(t, "near")); err != nil {
+		t.Fatal(err)
+	}
+	if e := run(); e.Stuck != 100 {
+		t.Errorf("the interface is down, and the counters are %+v", e)
+	}
+}

@@ -103,7 +103,7 @@ type EndpointCounters struct {
 	ZeroCopy  bool           `json:"zero_copy"`
 	Queues    int            `json:"queues"`
 	Passed    uint64         `json:"left_to_kernel"` // packets of others
-	Stuck     uint64         `json:"tx_waiting"`     // packets that are still in a TX ring at the end
+	Stuck     uint64         `json:"tx_incomplete"`  // packets that the kernel has not completed at the end
 	Link      LinkCounters   `json:"link"`
 	Sockets   SocketCounters `json:"sockets"`
 }

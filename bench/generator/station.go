@@ -126,11 +126,11 @@ func (s *station) fits(octets int) error {
 	return nil
 }
 
-// stuck is how many packets the kernel has not taken from the TX rings: an
-// interface that went down, say. No thread is at work.
+// stuck is how many packets were sent and the kernel does not say that they
+// left: of an interface that went down, say. No thread is at work.
 func (s *station) stuck() (n uint64) {
 	for _, sock := range s.device.Sockets() {
-		n += uint64(sock.TXWaiting())
+		n += uint64(sock.TXIncomplete())
 	}
 	return n
 }

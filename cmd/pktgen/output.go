@@ -218,7 +218,7 @@ func printEndpoint(out io.Writer, e generator.EndpointCounters) {
 		n    uint64
 		what string
 	}{
-		{e.Sockets.Lost(), "lost because we did not receive fast enough"}, {e.Sockets.TXInvalid, "refused by the kernel"}, {e.Stuck, "still in a TX ring"},
+		{e.Sockets.Lost(), "lost because we did not receive fast enough"}, {e.Sockets.TXInvalid, "refused by the kernel"}, {e.Stuck, "sent and not completed"},
 		{e.Link.TXDropped, "dropped by the interface when sending"}, {e.Link.RXDropped, "dropped by the interface when receiving"},
 		{e.Sockets.Errors, "system calls failed"},
 	} {

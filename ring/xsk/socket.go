@@ -101,8 +101,12 @@ func (s *Socket) PollFD() int { return s.fd }
 // TXPending implements ring.Lagging.
 func (s *Socket) TXPending() bool { return s.txHeld > 0 && s.tx.pending() > 0 }
 
-// TXWaiting is the number of packets in the TX ring. Worker only.
-func (s *Socket) TXWaiting() uint32 { return s.tx.pending() }
+// TXIncomplete is the number of packets that were handed to Send and whose
+// frames the kernel has not returned. Worker only.
+func (s *Socket) TXIncomplete() int {
+	s.txHeld -= s.comp.reclaim(s.free)
+	return s.txHeld
+}
 
 // wakeTX makes the kernel work on the TX ring and says whether to ask for more.
 // EAGAIN means that a budget is used up or that the socket's send buffer is
