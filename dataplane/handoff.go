@@ -142,13 +142,19 @@ func (w *Worker) notify(s *conntrack.Session) {
 	n.n++
 }
 
-// notes collects a burst's notifications: showing them to the handoff worker
-// one by one would cost a full barrier each. Owned by the worker; empty between
-// rounds.
+// notes collects notifications. To show them to the handoff worker one by one,
+// and to wake it for each, would cost more than to make their sessions: it reads
+// the ring on another processor, and waking is a system call. Owned by the worker.
 type notes struct {
-	n    int
-	list [BurstSize]conntrack.ToServer
+	n      int
+	rounds int // with packets, that the first has waited
+	list   [BurstSize]conntrack.ToServer
 }
+
+// notifyRounds is how many rounds with packets a notification waits for others
+// at most. A round without packets, or a packet for the handoff worker, takes
+// them along.
+const notifyRounds = 32
 
 // tell hands the notifications to the handoff worker, as far as there is room.
 func (w *Worker) tell() {
@@ -158,7 +164,18 @@ func (w *Worker) tell() {
 	}
 	told := w.handoff.Out.PushBatch(n.list[:n.n])
 	w.counters.NotifyLost += uint64(n.n - told)
-	n.n, w.told = 0, true
+	n.n, n.rounds, w.told = 0, 0, true
+}
+
+// wakeHandoff ends a round in which there is something for the handoff worker.
+func (w *Worker) wakeHandoff(received int) {
+	if !w.told && received > 0 && w.notes.rounds < notifyRounds {
+		w.notes.rounds++
+		return
+	}
+	w.tell()
+	w.told = false
+	w.handoff.Wake()
 }
 
 // overEntry64 opens a session over a server's cached entry, if there is one.

@@ -59,6 +59,7 @@ func (w *Worker) Run(ctx context.Context, c RunConfig) error {
 		}
 	}
 	w.Poll(c.Clock())
+	w.tell()
 	return nil
 }
 

@@ -69,7 +69,7 @@ type Worker struct {
 
 	log     *Log
 	handoff *Handoff
-	told    bool // something went to the handoff worker in this round
+	told    bool // something went into the ring to the handoff worker in this round
 	notes   notes
 
 	rx     []inPort // every port once
@@ -190,10 +190,8 @@ func (w *Worker) Poll(now conntrack.Tick) int {
 	if !flushed || w.queued() {
 		w.flush()
 	}
-	w.tell()
-	if w.told {
-		w.told = false
-		w.handoff.Wake()
+	if w.told || w.notes.n > 0 {
+		w.wakeHandoff(received)
 	}
 	held := w.datagrams.waiting + w.datagrams.released
 	w.counters.Parked = uint64(w.parked.n+held) + w.given - w.taken
