@@ -63,12 +63,6 @@ func newBed(o Options, queues, workers int) (*bed, error) {
 			return nil, errors.Join(err, l.Down())
 		}
 	}
-	for _, s := range []station{b.client, b.server} {
-		// With GRO, a veth end receives by NAPI also without an XDP program.
-		if err := s.host.SetFeature(s.name, "rx-gro", true); err != nil {
-			return nil, errors.Join(err, l.Down())
-		}
-	}
 	if err := b.routes(); err != nil {
 		return nil, errors.Join(err, l.Down())
 	}
