@@ -307,14 +307,16 @@ func (r *run) latency(ctx context.Context, b *bed, k key, flows []xdpgen.Flow) (
 		return err
 	}
 	defer func() { err = errors.Join(err, counter.Close()) }()
-	time.Sleep(2 * r.options.Window)
-	delays, err := counter.Delays()
-	if err != nil {
-		return err
-	}
-	sent := uint64(2 * r.options.Window.Seconds() * float64(r.options.LightPPS))
-	if delays.Total() < sent/10 {
-		return fmt.Errorf("%s: %d of about %d packets arrived at %d a second", k.Case, delays.Total(), sent, r.options.LightPPS)
+	want := uint64(r.options.Window.Seconds() * float64(r.options.LightPPS))
+	var delays xdpgen.Delays
+	for deadline := time.Now().Add(silence); delays.Total() < want; {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s: only %d of %d packets arrived in %v", k.Case, delays.Total(), want, silence)
+		}
+		time.Sleep(r.options.Window)
+		if delays, err = counter.Delays(); err != nil {
+			return err
+		}
 	}
 	r.keep(k)
 	us := func(q float64) float64 { return float64(delays.Quantile(q)) / 1e3 }
