@@ -169,7 +169,7 @@ func TestPacketsThatDoNotLeave(t *testing.T) {
 	if err := netlink.LinkSetDown(linkNamed(t, "far")); err != nil {
 		t.Fatal(err)
 	}
-	if e := run(); e.Stuck != 0 || e.Link.TXDropped != 100 {
+	if e := run(); e.Stuck != 0 || e.Link.TXDropped < 100 { // the kernel sends a little of its own
 		t.Errorf("the peer is down, and the counters are %+v", e)
 	}
 	if err := netlink.LinkSetDown(linkNamed(t, "near")); err != nil {
