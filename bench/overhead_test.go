@@ -27,8 +27,8 @@ const slicePackets = 1 << 20
 // BenchmarkWatched compares a worker that is watched with one that is not: the
 // profile endpoint is open and a processor profile is being taken, and the
 // counters of worker and table are read and shown ten times a second, each by a
-// client of its own. Counting itself cannot be switched off; what it costs is a
-// row of BenchmarkSteps. Slices take turns; "watched/alone" is the ratio of the
+// client of its own. Counting itself cannot be switched off; what publishing the
+// counters costs is in the last column of BenchmarkSteps. Slices take turns; "watched/alone" is the ratio of the
 // worker's processor time.
 func BenchmarkWatched(b *testing.B) {
 	for _, flows := range []int{1000, 65536} {
