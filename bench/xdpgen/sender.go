@@ -127,6 +127,7 @@ func (s *Sender) Run(ctx context.Context, cpu, nice int) (err error) {
 	// again, calls Reset.
 	run := &ebpf.RunOptions{
 		Data: s.frame, Repeat: math.MaxUint32, Flags: unix.BPF_F_TEST_XDP_LIVE_FRAMES, BatchSize: s.batch,
+		//lint:ignore SA1019 there is no other way out of the package's loop
 		Reset: func() {
 			if ctx.Err() != nil {
 				panic(interrupted{})
