@@ -142,7 +142,7 @@ var reasonTable = [dropReasons]Reason{
 
 	DropHopLimit:        {"hop_limit", "translate", "The IPv6 hop limit is used up; answered with Time Exceeded.", "RFC 7915 §5.1"},
 	DropTTL:             {"ttl", "translate", "The IPv4 TTL is used up; answered with Time Exceeded.", "RFC 7915 §4.1"},
-	DropTooBig6:         {"too_big_for_ipv4", "translate", "Too big for the IPv4 link, or for one control datagram to a handoff server; answered with Packet Too Big.", "RFC 7915 §5.1"},
+	DropTooBig6:         {"too_big_for_ipv4", "translate", "Too big for the IPv4 link, or for one control datagram to a handoff server that translates; answered with Packet Too Big.", "RFC 7915 §5.1"},
 	DropTooBig4:         {"too_big_for_ipv6", "translate", "Too big for the IPv6 link with DF set; answered with Fragmentation Needed.", "RFC 7915 §4"},
 	DropUDPZeroChecksum: {"udp_zero_checksum", "translate", "A UDP datagram without checksum that may not be translated.", "RFC 7915 §4.5, RFC 8200 §8.1"},
 	DropHairpinOff:      {"hairpin_off", "translate", "A client wrote to a pool4 address while hairpin is off.", "RFC 6146 §3.8"},

@@ -57,12 +57,13 @@ func (w *Worker) ofSource(m *meta) uint32 {
 const channelOverhead = 20 + 8 + 3*20 + 4
 
 // tunnel6 sends the packet to its server over the control channel of the pool4
-// address own. hint is 0 for packets that need no mapped port. A capable server
-// may get many of them, so a packet that would make a datagram in fragments is
-// not sent: its sender is told what fits. Below what IPv6 hosts must be able to
-// send, fragments cannot be avoided.
+// address own. hint is 0 for packets that need no mapped port. A server that
+// translates gets all packets of a connection this way, so one that would make a
+// datagram in fragments is not sent: its sender is told what fits. Below what
+// IPv6 hosts must be able to send, fragments cannot be avoided. Any other server
+// gets the first one only, for which a client need not send smaller ones.
 func (w *Worker) tunnel6(m *meta, own uint32, hint uint16) {
-	if size := uint32(m.p.End - m.p.L3); size > minIPv6MTU && m.via.fresh() && w.capable(m.server) {
+	if size := uint32(m.p.End - m.p.L3); size > minIPv6MTU && m.via.fresh() && w.handoff.Servers.Translates(m.server) {
 		fits := max(w.mtuOf(IPv4, w.snap.Hops[w.snap.Lookup4(m.server)]), minIPv6MTU+channelOverhead) - channelOverhead
 		if size > fits {
 			w.answer6(m, packet.ICMPv6PacketTooBig, 0, fits)

@@ -346,10 +346,16 @@ func TestErrorIsAskedAboutUnderTheClientsAddress(t *testing.T) {
 }
 
 // A packet that would make a control datagram in fragments is not sent to a
-// capable server: its client is told what fits.
+// server that translates for itself: its client is told what fits.
 func TestTooBigForTheControlChannel(t *testing.T) {
 	r := newRig(t, setup{handoff: true})
 	r.servers.Set(addr4(serverA), conntrack.ServerHandoff)
+	whole := udp6(t, clientA, 4000, serverA, 53, make([]byte, 1452))
+	back, _ := r.from6(whole)
+	if got := r.tunnelled(t, 0); len(got) != 1 || len(back) != 0 {
+		t.Errorf("to a server that gives entries: %d tunnelled, %d answers", len(got), len(back))
+	}
+	r.servers.SetTranslates(addr4(serverA), true)
 	const fits = 1500 - 92 // headers, token, rotation, authenticator, hint
 	for _, size := range []int{1280, fits, fits + 1, 1500} {
 		pkt := udp6(t, clientA, 4000, serverA, 53, make([]byte, size-48))

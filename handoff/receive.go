@@ -79,7 +79,7 @@ func (w *Worker) accept(server, own uint32, payload []byte) Refusal {
 		w.deliverPacket(to, server, own, p.Packet, f.kind)
 		if f.entry {
 			w.servers.answered(server, false)
-		} else if f.kind == conntrack.GotTranslated && carriesPorts(p.Packet) {
+		} else if f.kind == conntrack.GotTranslated && translatedItself(p.Packet) {
 			w.servers.answered(server, true)
 		}
 	}
@@ -120,9 +120,10 @@ func (w *Worker) deliverEntry(server, own uint32, e *wire.Entry, pool6 uint8) in
 	return to
 }
 
-// carriesPorts says whether an IPv6 packet is a TCP or UDP one, and no fragment.
-func carriesPorts(packet []byte) bool {
-	return packet[0]>>4 == 6 && (packet[6] == unix.IPPROTO_TCP || packet[6] == unix.IPPROTO_UDP)
+// translatedItself says whether only a server that translates for itself sends
+// such a packet. ICMPv6 comes from others, too: answers to pings, and errors.
+func translatedItself(packet []byte) bool {
+	return packet[0]>>4 == 6 && packet[6] != unix.IPPROTO_ICMPV6
 }
 
 const ethernetHeader = 14

@@ -20,7 +20,7 @@ type server struct {
 	recent [recentClients]conntrack.Addr6
 	at     uint8 // next place in recent
 	kept   uint8 // places of recent in use
-	// translates: its last answer about TCP or UDP was translated already.
+	// translates: its last answer was a packet translated already, and not an entry.
 	translates bool
 }
 
