@@ -163,3 +163,65 @@ func TestTranslatingModesCarrySizes(t *testing.T) {
 		})
 	}
 }
+
+// Connections survive changes of the mode, kill -9 of handoffd in each of them,
+// and kill -9 of nat64d.
+func TestModesChangeUnderConnections(t *testing.T) {
+	t.Parallel()
+	w := plain(t)
+	h := w.adoptedAs("--mode-changes")
+	all := map[string]*traffic.Flows{"minimal": w.plainFlows(5001, 2)}
+	for i, mode := range []string{"local-nat", "minimal", "mixed", "local-nat"} {
+		_, err := h.Run(w.ctx, "mode", mode)
+		w.must(err)
+		for of, f := range all {
+			w.flowsGoOn(f, bothWays, fmt.Sprintf("of %s in mode %s", of, mode))
+		}
+		all[fmt.Sprint(mode, i)] = w.plainFlows(uint16(5002+i), 2)
+	}
+	w.must(h.Kill())
+	h.Args = []string{"--mode-changes", "--mode", "local-nat"}
+	w.must(h.Start(w.ctx))
+	for of, f := range all {
+		w.flowsGoOn(f, bothWays, "of "+of+" after kill -9 of handoffd")
+	}
+	w.must(w.d.Kill())
+	w.must(w.d.Start(w.ctx))
+	for of, f := range all {
+		w.flowsGoOn(f, bothWays, "of "+of+" after kill -9 of nat64d")
+		w.must(f.Finish())
+	}
+}
+
+// Protocols without ports that no NAT64 carries: GRE, ESP, SCTP and one of the
+// numbers for experiments, there and back.
+func TestTranslatingModesCarryAnyProtocol(t *testing.T) {
+	for _, mode := range []string{"local-nat", "mixed"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			w := plain(t)
+			w.adoptedAs("--mode", mode)
+			for _, protocol := range []int{47, 50, 132, 253} {
+				l, err := w.server.ListenPacket(fmt.Sprintf("ip4:%d", protocol), w.Server().String())
+				w.must(err)
+				defer l.Close()
+				go func() {
+					buf := make([]byte, 2048)
+					for {
+						n, from, err := l.ReadFrom(buf)
+						if err != nil {
+							return
+						}
+						if _, err := l.WriteTo(buf[:n], from); err != nil {
+							t.Error(err)
+						}
+					}
+				}()
+				c, err := w.client.DialContext(w.ctx, fmt.Sprintf("ip6:%d", protocol), lab.Embed(w.Server()).String())
+				w.must(err)
+				defer c.Close()
+				w.must(traffic.Exchange(c, []byte(fmt.Sprintf("protocol %d in mode %s", protocol, mode))))
+			}
+		})
+	}
+}
