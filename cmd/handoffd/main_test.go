@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // asProgram makes the test binary be handoffd: the tests kill it.
@@ -86,6 +85,7 @@ func TestUsageErrors(t *testing.T) {
 		"mode-changes must be true or false":   {"run", "--config", file(`{"mode-changes": "yes"}`)},
 		"has more than 1048576 octets":         {"run", "--config", file(strings.Repeat(" ", 1<<20+1))},
 		"lookup takes one ADDRESS:PORT":        {"lookup"},
+		`http "9465" is not [ADDRESS]:PORT`:    {"run", "--http", "9465"},
 		"not a time such as":                   {"lookup", "192.0.2.7:3719", "--at", "yesterday"},
 		"entries takes no argument":            {"entries", "all"},
 		"-nat64":                               {"entries", "--nat64", "everyone"},
@@ -133,17 +133,5 @@ func TestSettings(t *testing.T) {
 	}
 	if c, err = s.serverConfig(); err != nil || c.Listen.String() != "0.0.0.0:64064" || c.StateDir != "/var/lib/handoffd" || c.MaxEntries != 64000 || c.LogFormat != "text" {
 		t.Errorf("%+v (%v)", c, err)
-	}
-}
-
-func TestParseTime(t *testing.T) {
-	want := time.Date(2019, 3, 18, 10, 6, 28, 0, time.UTC)
-	for _, s := range []string{"2019-03-18T10:06:28Z", "2019-03-18T11:06:28+01:00", "2019-03-18 10:06:28", "2019-03-18 10:06:28.000000", "2019-03-18T10:06:28.000Z"} {
-		if got, err := parseTime(s); err != nil || !got.Equal(want) {
-			t.Errorf("%s: %v, %v", s, got, err)
-		}
-	}
-	if got, err := parseTime("2019-03-18 10:06:28.436754"); err != nil || got.Nanosecond() != 436754000 {
-		t.Errorf("%v, %v", got, err)
 	}
 }

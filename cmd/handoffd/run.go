@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -35,6 +36,9 @@ const runUsage = `  handoffd run [FLAGS]
   --mode-changes              make the device in any mode, so that "handoffd mode" can choose any later
   --max-entries-per-nat64 N   when a NAT64 has that many, the least recently used entry that no local
                               socket uses makes room for a new one (64000)
+  --lookup-socket PATH|none   where programs ask who their clients are, as handoff/client does; for the
+                              group of this process (STATE-DIR/lookup.sock)
+  --http [ADDRESS]:PORT       the same over TCP; without an address on 127.0.0.1 (none)
 
 SIGTERM stops the server. SIGHUP makes it open the log anew, and take over the mode from the
 configuration file. All capabilities are given up once the device is made.
@@ -42,9 +46,9 @@ configuration file. All capabilities are given up once the device is made.
 
 // settings is what flags and configuration file say. Used by one goroutine.
 type settings struct {
-	config, listen, stateDir, log, logFormat, mode, pool, device string
-	maxEntries, deviceMTU                                        int
-	modeChanges                                                  bool
+	config, listen, stateDir, log, logFormat, mode, pool, device, lookupSocket, http string
+	maxEntries, deviceMTU                                                            int
+	modeChanges                                                                      bool
 }
 
 func (s *settings) register(fs *flag.FlagSet) {
@@ -59,6 +63,8 @@ func (s *settings) register(fs *flag.FlagSet) {
 	fs.StringVar(&s.device, "device", d.Device, "")
 	fs.IntVar(&s.deviceMTU, "device-mtu", d.DeviceMTU, "")
 	fs.BoolVar(&s.modeChanges, "mode-changes", false, "")
+	fs.StringVar(&s.lookupSocket, "lookup-socket", "", "")
+	fs.StringVar(&s.http, "http", "", "")
 	fs.IntVar(&s.maxEntries, "max-entries-per-nat64", d.MaxEntries, "")
 }
 
@@ -76,11 +82,29 @@ func (s *settings) serverConfig() (c server.Config, err error) {
 		return c, usagef("listen %q is not ADDRESS:PORT: %w", s.listen, err)
 	}
 	c.StateDir, c.Log, c.LogFormat, c.MaxEntries = s.stateDir, s.log, s.logFormat, s.maxEntries
-	c.Version = versionString()
+	c.Version, c.LookupSocket = versionString(), s.lookupSocket
+	if c.HTTP, err = httpAddress(s.http); err != nil {
+		return c, err
+	}
 	if err := c.Check(); err != nil {
 		return c, usageError{err}
 	}
 	return c, nil
+}
+
+// httpAddress reads --http: without an address it is this host alone.
+func httpAddress(text string) (at netip.AddrPort, err error) {
+	full := text
+	switch {
+	case text == "":
+		return at, nil
+	case strings.HasPrefix(text, ":"):
+		full = "127.0.0.1" + text
+	}
+	if at, err = netip.ParseAddrPort(full); err != nil {
+		return at, usagef("http %q is not [ADDRESS]:PORT: %w", text, err)
+	}
+	return at, nil
 }
 
 // readSettings merges defaults, file and command line, in that order.

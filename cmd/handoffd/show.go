@@ -10,8 +10,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
+	api "handoff64/handoff/client"
 	"handoff64/handoff/server"
 )
 
@@ -21,12 +23,12 @@ Lines: NAT64 and mapped port, client, own address that was asked, prefix, time o
 --json prints one object a line.
 `
 
-const lookupUsage = `  handoffd lookup ADDRESS:PORT [--at TIME] [--state-dir DIR]
+const lookupUsage = `  handoffd lookup ADDRESS:PORT [--at TIME] [--state-dir DIR] [--json]
 
 --at  a time in the past: RFC 3339, or as the log has it ("2019-03-18 10:06:28.436754", UTC).
       It is answered from the table and from the log, with those that it was rotated to.
 Prints the client and exits with 0, or with 1 when nobody is there. Several lines: several of
-this host's addresses were asked, which is then named behind the client.
+this host's addresses were asked, which is then named behind the client. --json prints an array.
 `
 
 const statusUsage = `  handoffd status [--state-dir DIR] [--json]
@@ -85,8 +87,9 @@ func showEntries(p *program, c *command, args []string) (err error) {
 
 func lookup(p *program, c *command, args []string) (err error) {
 	fs := flag.NewFlagSet("lookup", flag.ContinueOnError)
+	asJSON := fs.Bool("json", false, "")
 	var when time.Time
-	fs.Func("at", "", func(s string) (err error) { when, err = parseTime(s); return err })
+	fs.Func("at", "", func(s string) (err error) { when, err = server.ParseTime(s); return err })
 	v, words, err := c.view(p, fs, args)
 	if err != nil || v == nil {
 		return err
@@ -104,6 +107,12 @@ func lookup(p *program, c *command, args []string) (err error) {
 	}
 	if err != nil {
 		return err
+	}
+	if *asJSON {
+		err := json.NewEncoder(p.stdout).Encode(server.Answer(api.Query{Address: at, At: when}, found).Clients)
+		if err != nil || len(found) > 0 {
+			return err
+		}
 	}
 	if len(found) == 0 {
 		if when.IsZero() {
@@ -136,19 +145,6 @@ func printHolders(w io.Writer, found []server.Holder) error {
 	return nil
 }
 
-// errTime says what --at takes.
-var errTime = errors.New(`not a time such as 2019-03-18T10:06:28Z or "2019-03-18 10:06:28.436754"`)
-
-// parseTime reads RFC 3339, and the log's own form with or without a fraction.
-func parseTime(s string) (time.Time, error) {
-	for _, layout := range []string{time.RFC3339Nano, time.DateTime} { // a fraction is accepted unasked
-		if t, err := time.Parse(layout, s); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, errTime
-}
-
 func showStatus(p *program, c *command, args []string) (err error) {
 	fs := flag.NewFlagSet("status", flag.ContinueOnError)
 	asJSON := fs.Bool("json", false, "")
@@ -175,6 +171,9 @@ func printStatus(w *bufio.Writer, st *server.Status) {
 		fmt.Fprintf(w, "ready, %s, listening on %s for %v\n", st.Mode, st.Listen, time.Duration(st.UptimeS)*time.Second)
 	} else {
 		fmt.Fprintf(w, "not running or not ready; this is the table as it stands\n")
+	}
+	if st.LookupSocket != "" || st.HTTP != "" {
+		fmt.Fprintf(w, "look-ups %s\n", strings.TrimSpace(st.LookupSocket+" "+st.HTTP))
 	}
 	fmt.Fprintf(w, "log %s\n%d entries of %d NAT64s\n", st.Log, st.Entries, st.NAT64s)
 	for _, n := range st.Channels {

@@ -22,7 +22,11 @@ const (
 	tableName  = "table.db"
 	socketName = "handoffd.sock"
 	logName    = "handoffd.log"
+	lookupName = "lookup.sock"
 )
+
+// NoLookupSocket in place of a path: programs cannot ask.
+const NoLookupSocket = "none"
 
 // Config is what a server needs to know. A plain value.
 type Config struct {
@@ -37,7 +41,12 @@ type Config struct {
 	LogFormat string // text or json
 	// MaxEntries is how many entries a NAT64 may have before old ones go.
 	MaxEntries int
-	Stdout     io.Writer
+	// LookupSocket is where programs ask who their clients are: a path,
+	// NoLookupSocket, or empty for lookup.sock in the state folder.
+	LookupSocket string
+	// HTTP is a TCP address and port for the same; none if it is not valid.
+	HTTP   netip.AddrPort
+	Stdout io.Writer
 	// Mode is how to begin; SetMode changes it.
 	Mode Mode
 	// Pool is what local-nat mode gives to clients.
@@ -102,6 +111,17 @@ func (c *Config) checkDevice() error {
 		return fmt.Errorf("device-mtu %d: 0, or %d to %d: %w", c.DeviceMTU, leastMTU, jumbo, errConfig)
 	}
 	return CheckPool(c.Pool)
+}
+
+// lookupSocket is the path of the look-up socket; empty: there is none.
+func (c *Config) lookupSocket() string {
+	switch c.LookupSocket {
+	case NoLookupSocket:
+		return ""
+	case "":
+		return filepath.Join(c.StateDir, lookupName)
+	}
+	return c.LookupSocket
 }
 
 // logPath is the log's absolute path, or "-".

@@ -22,44 +22,90 @@ import (
 //	GET /status                        Status
 //	POST /mode?to=M                    changes the mode
 //	GET /entries?nat64=A&address=A&mapped_port=N one Row a line
+//
+// Look-ups have sockets of their own: see lookuphttp.go.
 type control struct {
-	s    *Server
-	http http.Server
-	done chan error
+	s       *Server
+	servers []*http.Server
+	http    string     // where TCP is listened on; empty: nowhere
+	done    chan error // one for each server, when it has ended
 }
 
-// startControl takes the socket's name over from a server that was killed: the
-// table's lock says that it is gone.
+// startControl opens every socket that others may ask at.
 func startControl(s *Server) (*control, error) {
-	path := filepath.Join(s.cfg.StateDir, socketName)
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove the old control socket: %w", err)
-	}
-	var lc net.ListenConfig
-	l, err := lc.Listen(context.Background(), "unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("make the control socket %s (a path has at most 107 octets): %w", path, err)
-	}
-	if err := os.Chmod(path, 0o660); err != nil {
-		return nil, errors.Join(fmt.Errorf("let the group use the control socket: %w", err), l.Close())
-	}
-	c := &control{s: s, done: make(chan error, 1)}
+	c := &control{s: s, done: make(chan error, 3)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", c.status)
 	mux.HandleFunc("GET /entries", c.entries)
 	mux.HandleFunc("POST /mode", c.mode)
-	c.http = http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	go func() { c.done <- c.http.Serve(l) }()
+	l, err := listenUnix(filepath.Join(s.cfg.StateDir, socketName))
+	if err != nil {
+		return nil, err
+	}
+	c.serve(l, mux)
+	if err := c.startLookups(); err != nil {
+		return nil, errors.Join(err, c.close())
+	}
 	return c, nil
 }
 
-func (c *control) close() error {
-	err := c.http.Close()
-	if served := <-c.done; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
+// serve answers at a listener from now on.
+func (c *control) serve(l net.Listener, h http.Handler) {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	c.servers = append(c.servers, srv)
+	go func() { c.done <- srv.Serve(l) }()
+}
+
+// listenUnix makes a Unix socket for owner and group. It takes the name over from
+// a server that was killed: the table's lock says that it is gone.
+func listenUnix(path string) (net.Listener, error) {
+	if err := removeSocket(path); err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(context.Background(), "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("make the socket %s (a path has at most 107 octets): %w", path, err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, errors.Join(fmt.Errorf("let the group use the socket: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// errNoSocket: what stands in a socket's place is somebody's.
+var errNoSocket = errors.New("it is no socket")
+
+// removeSocket removes a socket that was left, and nothing else.
+func removeSocket(path string) error {
+	st, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil && st.Mode().Type() != os.ModeSocket {
+		err = errNoSocket
+	}
+	if err == nil {
+		err = os.Remove(path)
 	}
 	if err != nil {
-		return fmt.Errorf("close the control socket: %w", err)
+		return fmt.Errorf("remove the old socket %s: %w", path, err)
+	}
+	return nil
+}
+
+func (c *control) close() error {
+	var errs []error
+	for _, srv := range c.servers {
+		errs = append(errs, srv.Close())
+	}
+	for range c.servers {
+		if served := <-c.done; !errors.Is(served, http.ErrServerClosed) {
+			errs = append(errs, served)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close the control sockets: %w", err)
 	}
 	return nil
 }
@@ -69,6 +115,7 @@ func (c *control) status(w http.ResponseWriter, _ *http.Request) {
 	st := Status{
 		Version: s.cfg.Version, UptimeS: int64(time.Since(s.started).Seconds()),
 		Mode: s.mode().String(), Listen: s.socket.conn.LocalAddr().String(), Log: s.commit.log.path,
+		LookupSocket: s.cfg.lookupSocket(), HTTP: c.http,
 	}
 	s.mu.Lock()
 	st.Ready = s.ready
@@ -89,30 +136,14 @@ func (c *control) mode(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// entries holds the table's lock for one NAT64 at a time.
 func (c *control) entries(w http.ResponseWriter, r *http.Request) {
 	f, err := parseFilter(r.URL.Query())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	s := c.s
-	s.mu.Lock()
-	keys := s.table.keys(f)
-	s.mu.Unlock()
 	out := json.NewEncoder(w)
-	var rows []Row
-	for _, k := range keys {
-		s.mu.Lock()
-		rows = s.table.rows(k, f, rows[:0])
-		s.mu.Unlock()
-		for i := range rows {
-			if err := out.Encode(&rows[i]); err != nil {
-				c.failed(err)
-				return
-			}
-		}
-	}
+	c.failed(c.s.entries(f, func(r *Row) error { return out.Encode(r) }))
 }
 
 // failed notes that an answer did not get through: the asker has left.

@@ -32,6 +32,7 @@ type Server struct {
 	commit  *committer
 	counts  *counters
 	started time.Time
+	reading chan struct{} // held by the look-up that reads the log
 
 	mu      sync.Mutex // guards handler and table
 	handler *handler
@@ -52,7 +53,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (s *Server, err err
 	if err := os.MkdirAll(cfg.StateDir, 0o750); err != nil {
 		return nil, fmt.Errorf("make the state folder: %w", err)
 	}
-	s = &Server{cfg: cfg, log: log, counts: &counters{}, started: time.Now()}
+	s = &Server{cfg: cfg, log: log, counts: &counters{}, started: time.Now(), reading: make(chan struct{}, 1)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())

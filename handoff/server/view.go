@@ -53,8 +53,11 @@ type Status struct {
 	Mode    string `json:"mode"`
 	Listen  string `json:"listen,omitempty"`
 	Log     string `json:"log"`
-	Entries int    `json:"entries"` // and leases
-	Leases  int    `json:"leases"`
+	// LookupSocket and HTTP are where programs may ask who their clients are.
+	LookupSocket string `json:"lookup_socket,omitempty"`
+	HTTP         string `json:"http,omitempty"`
+	Entries      int    `json:"entries"` // and leases
+	Leases       int    `json:"leases"`
 	// NAT64s counts the addresses, Channels lists them with our own that each
 	// asked.
 	NAT64s   int           `json:"nat64s"`

@@ -41,7 +41,9 @@ var table = []row{
 	{"handoff", []string{"handoff/wire", "handoff/segment", "conntrack", "ring"}, nil},
 	{"handoff/localnat", []string{"dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
 	{"handoff/tundev", nil, nil},
-	{"handoff/server", []string{"handoff/wire", "handoff/segment", "handoff/localnat", "handoff/tundev", "dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
+	{"handoff/client", nil, nil},
+	{"handoff/client/example", []string{"handoff/client"}, nil},
+	{"handoff/server", []string{"handoff/client", "handoff/wire", "handoff/segment", "handoff/localnat", "handoff/tundev", "dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
 
 	// A command may use everything but another command; nat64ctl speaks the
 	// language of nat64d's control socket.
