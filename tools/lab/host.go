@@ -8,8 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"syscall"
+	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // netnsDir is where named namespaces are mounted; iproute2 uses the same.
@@ -106,28 +109,57 @@ func (h Host) DialFrom(ctx context.Context, d net.Dialer, network, address strin
 	return conn, nil
 }
 
+// portFreed is how long Listen waits for a port that was in use a moment ago. A
+// child of this process has copies of all its sockets from its fork to its
+// exec, a closed listener among them, whose port the kernel holds so long.
+const portFreed = 5 * time.Second
+
 // Listen listens for connections inside the host.
 func (h Host) Listen(network, address string) (l net.Listener, err error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
-	err = h.Enter(func() (err error) {
-		l, err = lc.Listen(context.Background(), network, address)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("host %s: %w", h.Name, err)
+	for end := time.Now().Add(portFreed); ; time.Sleep(10 * time.Millisecond) {
+		err = h.Enter(func() (err error) {
+			l, err = lc.Listen(context.Background(), network, address)
+			return err
+		})
+		if err == nil {
+			return l, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(end) {
+			return nil, fmt.Errorf("host %s: %w", h.Name, err)
+		}
 	}
-	return l, nil
 }
+
+// datagramBuffer holds what arrives while a program of a host waits for a
+// processor, in octets: some thousand small datagrams. With the kernel's 208
+// KiB, fewer than 300 fit, and those that do not are lost without a trace.
+const datagramBuffer = 4 << 20
 
 // ListenPacket opens a datagram socket inside the host.
 func (h Host) ListenPacket(network, address string) (c net.PacketConn, err error) {
+	lc := net.ListenConfig{Control: roomForDatagrams}
 	err = h.Enter(func() (err error) {
-		c, err = net.ListenPacket(network, address)
+		c, err = lc.ListenPacket(context.Background(), network, address)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("host %s: %w", h.Name, err)
 	}
 	return c, nil
+}
+
+// roomForDatagrams gives a new socket its datagramBuffer, which only root may
+// make larger than net.core.rmem_max.
+func roomForDatagrams(_, _ string, socket syscall.RawConn) (err error) {
+	if control := socket.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, datagramBuffer)
+	}); control != nil {
+		return control
+	}
+	if err != nil {
+		return fmt.Errorf("SO_RCVBUFFORCE: %w", err)
+	}
+	return nil
 }
