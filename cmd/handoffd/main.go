@@ -68,6 +68,7 @@ func commands() []command {
 		{"run", runUsage, "serve NAT64s until told to stop", runServer},
 		{"entries", entriesUsage, "show the authoritative table", showEntries},
 		{"lookup", lookupUsage, "say who is, or was, behind an address and port", lookup},
+		{"annotate", annotateUsage, "add the real client to each line of another program's log", annotateLog},
 		{"mode", modeUsage, "show the mode of the running server, or change it", showMode},
 		{"status", statusUsage, "show whether the server is ready, its NAT64s and its counters", showStatus},
 	}

@@ -59,7 +59,9 @@ func TestUsageErrors(t *testing.T) {
 	for want, args := range map[string][]string{
 		"no command":                           {},
 		`command "fly" is unknown`:             {"fly"},
-		`command "annotate" is unknown`:        {"annotate"},
+		`command "annotated" is unknown`:       {"annotated"},
+		`--by "year": give time or table`:      {"annotate", "--by", "year"},
+		`field "0": a field is`:                {"annotate", "--state-dir", "nowhere", "--log", "/dev/null", "--field", "0"},
 		"the modes are minimal, local-nat and": {"run", "--mode", "local"},
 		"10.0.0.0/8, 172.16.0.0/12":            {"run", "--mode=local-nat", "--pool", "198.51.100.0/24"},
 		"is not a prefix such as":              {"run", "--mode=local-nat", "--pool", "100.64.0.0"},

@@ -3,7 +3,6 @@ package server
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -55,8 +54,18 @@ func (r *Row) holder(at netip.AddrPort) Holder {
 
 // LookupAt says who was behind a NAT64's mapped port at a time. What is in the
 // table and was then is sure; the log, with those it was rotated to, tells of
-// what has been deleted since.
+// what has been deleted since. A time of whole seconds is one of a log that has no
+// finer ones: if nobody had the port when that second began, whoever has it when it
+// ends is meant.
 func LookupAt(ctx context.Context, v View, at netip.AddrPort, when time.Time) ([]Holder, error) {
+	out, err := lookupAt(ctx, v, at, when)
+	if err == nil && len(out) == 0 && when.Nanosecond() == 0 {
+		return lookupAt(ctx, v, at, when.Add(time.Second-time.Microsecond))
+	}
+	return out, err
+}
+
+func lookupAt(ctx context.Context, v View, at netip.AddrPort, when time.Time) ([]Holder, error) {
 	st, err := v.Status(ctx)
 	if err != nil {
 		return nil, err
@@ -133,26 +142,17 @@ func rotated(path string) ([]string, error) {
 }
 
 // scanFile appends the events of one mapped port that a log file tells of.
-func scanFile(path string, at netip.AddrPort, dst []Event) (out []Event, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("open the log: %w", err)
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	var r io.Reader = f
-	if strings.HasSuffix(path, ".gz") {
-		if r, err = gzip.NewReader(f); err != nil {
-			return nil, fmt.Errorf("unpack the log %s: %w", path, err)
-		}
-	}
-	if out, err = scanEvents(r, at, dst); err != nil {
-		return nil, fmt.Errorf("read the log %s: %w", path, err)
-	}
-	return out, nil
+func scanFile(path string, at netip.AddrPort, dst []Event) ([]Event, error) {
+	err := readLogFile(path, func(r io.Reader) (err error) {
+		dst, err = scanEvents(r, at, dst)
+		return err
+	})
+	return dst, err
 }
 
 // scanEvents looks at each line that can concern the port. Lines that are no
-// events, such as one that a crash has cut, are skipped.
+// events, such as one that a crash has cut, are skipped, and a last line without
+// an end, which is still being written.
 func scanEvents(r io.Reader, at netip.AddrPort, dst []Event) ([]Event, error) {
 	text, asJSON := []byte(" "+at.String()+" "), fmt.Appendf(nil, `"mapped_port":%d,`, at.Port())
 	wholeText, wholeJSON := []byte(" "+at.Addr().String()+":0 "), []byte(`"mapped_port":0,`)
@@ -162,7 +162,10 @@ func scanEvents(r io.Reader, at netip.AddrPort, dst []Event) ([]Event, error) {
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue // no event is that long
 		}
-		if err != nil && !errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) {
+			return dst, nil
+		}
+		if err != nil {
 			return nil, err
 		}
 		if bytes.Contains(line, text) || bytes.Contains(line, asJSON) || bytes.Contains(line, wholeText) || bytes.Contains(line, wholeJSON) {
@@ -170,9 +173,6 @@ func scanEvents(r io.Reader, at netip.AddrPort, dst []Event) ([]Event, error) {
 			if perr == nil && e.Kind != Initialized && (e.MappedPort == at.Port() || e.MappedPort == 0) && netip4(e.Address) == at.Addr() {
 				dst = append(dst, e)
 			}
-		}
-		if err != nil {
-			return dst, nil
 		}
 	}
 }

@@ -252,7 +252,7 @@ func lookInto(t *testing.T, dir string, ready bool, entries map[netip.AddrPort]w
 	if err != nil || n != len(entries) {
 		t.Fatalf("%d entries (%v)", n, err)
 	}
-	if err := v.Entries(ctx, Filter{NAT64: netip.MustParseAddr("192.0.2.1")}, func(*Row) error { return errNoTable }); err != nil {
+	if err := v.Entries(ctx, Filter{NAT64: netip.MustParseAddr("192.0.2.1")}, func(*Row) error { return ErrNoTable }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -333,7 +333,7 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%q: %v", want, err)
 		}
 	}
-	if _, err := OpenView(context.Background(), t.TempDir()); !errors.Is(err, errNoTable) {
+	if _, err := OpenView(context.Background(), t.TempDir()); !errors.Is(err, ErrNoTable) {
 		t.Errorf("no table: %v", err)
 	}
 }

@@ -95,8 +95,8 @@ type View interface {
 	Close() error
 }
 
-// errNoTable: neither a server nor a table.
-var errNoTable = errors.New("no handoffd runs and none has left a table")
+// ErrNoTable: there is neither a server nor a table.
+var ErrNoTable = errors.New("no handoffd runs and none has left a table")
 
 // OpenView asks the running server, or else reads what the last one left.
 func OpenView(ctx context.Context, stateDir string) (View, error) {
@@ -109,7 +109,7 @@ func OpenView(ctx context.Context, stateDir string) (View, error) {
 	}
 	s, err := openStore(filepath.Join(stateDir, tableName), true)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("state folder %s: %w", stateDir, errNoTable)
+		return nil, fmt.Errorf("state folder %s: %w", stateDir, ErrNoTable)
 	}
 	if err != nil {
 		return nil, err

@@ -43,6 +43,7 @@ var table = []row{
 	{"handoff/tundev", nil, nil},
 	{"handoff/client", nil, nil},
 	{"handoff/client/example", []string{"handoff/client"}, nil},
+	{"handoff/annotate", []string{"handoff/server"}, nil},
 	{"handoff/server", []string{"handoff/client", "handoff/wire", "handoff/segment", "handoff/localnat", "handoff/tundev", "dataplane/xlat", "dataplane/packet"}, []string{"dataplane/reference"}},
 
 	// A command may use everything but another command; nat64ctl speaks the

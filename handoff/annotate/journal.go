@@ -1,0 +1,50 @@
+package annotate
+
+import (
+	"strconv"
+
+	"github.com/valyala/fastjson"
+)
+
+// journal reads an object as `journalctl -o json` writes it. The address is in
+// the field that the user named, else in the message. ok is false if the line
+// is no JSON object.
+func (p *parser) journal(b []byte, l *line) (k kind, ok bool) {
+	v, err := p.json.ParseBytes(b)
+	if err != nil || v.Type() != fastjson.TypeObject {
+		return noAddress, false
+	}
+	for _, name := range [...]string{"_SOURCE_REALTIME_TIMESTAMP", "__REALTIME_TIMESTAMP"} {
+		if us, ok := microseconds(v.GetStringBytes(name)); ok {
+			l.at, l.hasTime = Moment{us, us}, true
+			break
+		}
+	}
+	if p.fieldName == "" {
+		return p.message(v.GetStringBytes("MESSAGE"), l), true
+	}
+	if k = whole(v.GetStringBytes(p.fieldName), l); k == isIPv4 && p.portName != "" {
+		n, digits := number(v.GetStringBytes(p.portName), 65535)
+		l.port, l.hasPort = uint16(n), digits > 0
+	}
+	return k, true
+}
+
+// message reads what a program wrote; journald knows when better than it does.
+func (p *parser) message(b []byte, l *line) kind {
+	at, hasTime := l.at, l.hasTime
+	k, ok := p.combined(b, l)
+	if !ok {
+		k = scan(b, l)
+	}
+	if hasTime {
+		l.at, l.hasTime = at, true
+	}
+	return k
+}
+
+// microseconds reads journald's time.
+func microseconds(b []byte) (int64, bool) {
+	us, err := strconv.ParseInt(string(b), 10, 64)
+	return us, err == nil
+}
