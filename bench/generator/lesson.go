@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"handoff64/bench/traffic"
 	"handoff64/bench/trial"
@@ -71,9 +72,17 @@ func (t *Tester) Fill(ctx context.Context, connections int, rate float64) (trial
 	return r.Outcome(), nil
 }
 
-// learnPasses is how often Learn tries: the first packets through a device
-// that has to resolve its neighbours are lost.
-const learnPasses = 5
+// The first packets through a device that has just come up, or has to resolve
+// its neighbours, are lost: Learn and Warm try so often, and so long at least.
+const (
+	learnPasses = 5
+	learnTime   = 10 * time.Second
+)
+
+// again says whether to try once more.
+func again(ctx context.Context, pass int, begin time.Time) bool {
+	return ctx.Err() == nil && (pass < learnPasses || time.Since(begin) < learnTime)
+}
 
 // Learn is Fill with all flows and patience: what did not arrive is sent again,
 // some times. It returns how many flows did not get through. Of TCP, the far
@@ -81,8 +90,8 @@ const learnPasses = 5
 func (t *Tester) Learn(ctx context.Context, rate float64) (missing int, err error) {
 	t.connections, t.table = t.product.Len(), nil
 	l := newLesson(t.connections)
-	todo := l.missing()
-	for pass := 0; pass < learnPasses && len(todo) > 0 && ctx.Err() == nil; pass++ {
+	todo, begin := l.missing(), time.Now()
+	for pass := 0; len(todo) > 0 && again(ctx, pass, begin); pass++ {
 		run := Run{Rate: rate, Packets: uint64(len(todo)), Protocol: t.cfg.Flows.Protocol.Opening(), lesson: l}
 		if pass > 0 {
 			run.only = todo

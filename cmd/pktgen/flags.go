@@ -81,6 +81,12 @@ type flowFlags struct {
 }
 
 func (f *flowFlags) declare(fs *commandFlags) {
+	f.declareFlows(fs)
+	f.declareStream(fs)
+}
+
+// declareFlows are the flags that say whose packets are sent.
+func (f *flowFlags) declareFlows(fs *commandFlags) {
 	fs.StringVar(&f.src, "src", "", "source addresses, a `PREFIX` or an address (default the interface's own address)")
 	fs.StringVar(&f.dst, "dst", defaultDst, "destination addresses, a `PREFIX` or an address")
 	fs.StringVar(&f.srcPorts, "src-ports", "1024-65535", "source ports, of ICMP identifiers: a `RANGE` or a number")
@@ -89,13 +95,17 @@ func (f *flowFlags) declare(fs *commandFlags) {
 	fs.StringVar(&f.order, "order", "random", "`ORDER` of the flows: random (RFC 4814: each once, then all again) or sequential")
 	fs.Uint64Var(&f.seed, "seed", 1, "`number` that chooses the random order")
 	fs.StringVar(&f.protocol, "protocol", "udp", "`PROTOCOL`: udp, tcp, tcp-syn or icmp")
+	fs.StringVar(&f.srcMAC, "src-mac", "", "source Ethernet address, `MAC` (default the interface's)")
+	fs.StringVar(&f.dstMAC, "dst-mac", "", "destination Ethernet address, `MAC` (default the gateway's or neighbour's, by the kernel's route)")
+}
+
+// declareStream are the flags that say how they are sent.
+func (f *flowFlags) declareStream(fs *commandFlags) {
 	fs.IntVar(&f.size, "size", 0, "`OCTETS` of a frame, Ethernet header included, check sequence not (default the smallest that holds a stamp: 80 for UDP over IPv6, 60 over IPv4)")
 	fs.StringVar(&f.imix, "imix", "", "sizes in a `MIX` instead: simple (7:4:1), letters of RFC 6985 such as aaafg, or shares such as 7x80,4x590,1x1514")
 	fs.StringVar(&f.rate, "rate", "max", "packets per second in each direction: max, or a `RATE` such as 250000, 250k or 1.5M")
 	fs.DurationVar(&f.duration, "duration", 10*time.Second, "`TIME` to send for; 0: until --packets are sent or SIGINT")
 	fs.Uint64Var(&f.packets, "packets", 0, "stop after so many packets, a `number` (default --duration decides)")
-	fs.StringVar(&f.srcMAC, "src-mac", "", "source Ethernet address, `MAC` (default the interface's)")
-	fs.StringVar(&f.dstMAC, "dst-mac", "", "destination Ethernet address, `MAC` (default the gateway's or neighbour's, by the kernel's route)")
 }
 
 // parseFlows reads the flags that make flows. Without --src the endpoint's own

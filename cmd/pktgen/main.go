@@ -43,6 +43,8 @@ func commands() []command {
 		{"receive", "receive stamped frames and count what is missing", runReceive},
 		{"measure", "send and receive: loss, rate, reordering, delay", runMeasure},
 		{"replay", "send the frames of a capture file", runReplay},
+		{"rfc8219", "throughput, frame loss, latency and delay variation of a translator", runRFC8219},
+		{"rfc9693", "connection establishment and tear-down rate, table capacity", runRFC9693},
 		{"forward", "forward between two interfaces, to measure against", runForward},
 	}
 }

@@ -107,17 +107,22 @@ func newMeasureFlags(stdout, stderr io.Writer) *measureFlags {
 	fs := &measureFlags{sendFlags: sendFlags{commandFlags: newFlags("measure",
 		"Sends stamped frames on one interface, receives them on another (or the same), and reports loss, duplication, reordering\nand delay."+flowsHelp+"\n"+measureExamples,
 		"measure --tx IF --rx IF [FLAGS]", stdout, stderr)}}
+	fs.declareEnds("forward")
+	fs.declare()
+	return fs
+}
+
+// declareEnds are the flags about both sides of the device.
+func (fs *measureFlags) declareEnds(direction string) {
 	fs.StringVar(&fs.tx, "tx", "", "interface `IF` of the near side, which begins all flows")
 	fs.StringVar(&fs.txNamespace, "tx-netns", "", "network `NAMESPACE` of --tx: a name below /run/netns or a path")
 	fs.StringVar(&fs.rx, "rx", "", "interface `IF` of the far side")
 	fs.StringVar(&fs.rxNamespace, "rx-netns", "", "network `NAMESPACE` of --rx")
-	fs.StringVar(&fs.direction, "direction", "forward", "`DIRECTION` to measure: forward (or 6to4) from --tx to --rx, return (or 4to6), or both")
-	fs.StringVar(&fs.learnRate, "learn-rate", "50k", "`RATE` of the first phase, for --direction return and both and for TCP")
+	fs.StringVar(&fs.direction, "direction", direction, "`DIRECTION` to measure: forward (or 6to4) from --tx to --rx, return (or 4to6), or both")
+	fs.StringVar(&fs.learnRate, "learn-rate", "50k", "`RATE` of the first phase, in which each flow is sent once")
 	fs.StringVar(&fs.returnMAC, "return-mac", "", "destination Ethernet address of what --rx sends, `MAC` (default by the kernel's route)")
 	fs.DurationVar(&fs.wait, "wait", 2*time.Second, "`TIME` to wait for late packets, if any are missing (RFC 2544 section 23)")
 	fs.BoolVar(&fs.verify, "verify", false, "check the checksums of all that is received")
-	fs.declare()
-	return fs
 }
 
 var directions = map[string]trial.Direction{
@@ -141,30 +146,43 @@ func runMeasure(ctx context.Context, args []string, stdout, stderr io.Writer) in
 // plan is what the flags ask for. learn is the rate of the first phase, 0 if
 // there is none.
 func (fs *measureFlags) plan() (c generator.Config, run generator.Run, learn float64, err error) {
-	if fs.tx == "" || fs.rx == "" {
-		return c, run, 0, errors.New("--tx IF and --rx IF are needed; they may be the same")
-	}
-	direction, ok := directions[fs.direction]
-	if !ok {
-		return c, run, 0, fmt.Errorf("--direction %q is none of forward, return, both", fs.direction)
-	}
-	if c, err = fs.config(); err != nil {
-		return c, run, 0, err
-	}
-	c.Responder, c.Wait, c.Verify = fs.endpoint(fs.rx, fs.rxNamespace), fs.wait, fs.verify
-	if c.ResponderLink.Dst, err = parseMAC("return-mac", fs.returnMAC); err != nil {
+	c, direction, learn, err := fs.ends()
+	if err != nil {
 		return c, run, 0, err
 	}
 	if run, err = fs.stream(fs.least(&c)); err != nil {
 		return c, run, 0, err
 	}
 	run.Direction = direction
-	if direction != trial.ToResponder || c.Flows.Protocol == traffic.TCP {
-		if learn, err = parseRate(fs.learnRate); err != nil {
-			return c, run, 0, fmt.Errorf("--learn-rate: %w", err)
-		}
+	if direction == trial.ToResponder && c.Flows.Protocol != traffic.TCP {
+		learn = 0
 	}
 	return c, run, learn, nil
+}
+
+// ends is what the flags say of both sides.
+func (fs *measureFlags) ends() (c generator.Config, d trial.Direction, learn float64, err error) {
+	if fs.tx == "" || fs.rx == "" {
+		return c, d, 0, errors.New("--tx IF and --rx IF are needed; they may be the same")
+	}
+	d, ok := directions[fs.direction]
+	if !ok {
+		return c, d, 0, fmt.Errorf("--direction %q is none of forward, return, both", fs.direction)
+	}
+	if c, err = fs.config(); err != nil {
+		return c, d, 0, err
+	}
+	c.Responder, c.Wait, c.Verify = fs.endpoint(fs.rx, fs.rxNamespace), fs.wait, fs.verify
+	if c.ResponderLink.Dst, err = parseMAC("return-mac", fs.returnMAC); err != nil {
+		return c, d, 0, err
+	}
+	if learn, err = parseRate(fs.learnRate); err == nil && learn == 0 {
+		err = errors.New("give a rate, at which nothing is lost")
+	}
+	if err != nil {
+		return c, d, 0, fmt.Errorf("--learn-rate: %w", err)
+	}
+	return c, d, learn, nil
 }
 
 // measure does what was asked for and prints what came of it.
@@ -186,15 +204,23 @@ func (fs *sendFlags) measure(ctx context.Context, c generator.Config, run genera
 // learnAndRun opens the flows where that is needed, then measures.
 func learnAndRun(ctx context.Context, tester *generator.Tester, run generator.Run, learn float64, flows traffic.Flows) (*generator.Result, error) {
 	if learn > 0 {
-		missing, err := tester.Learn(ctx, learn)
-		switch {
-		case err != nil:
+		if err := learnAll(ctx, tester, learn, flows); err != nil {
 			return nil, err
-		case ctx.Err() != nil:
-			return nil, errors.New("interrupted in the first phase: nothing is measured yet")
-		case missing > 0:
-			return nil, fmt.Errorf("first phase: %d of %d flows did not get through at %.0f packets/s: is the device up, do its routes lead to both sides, is --learn-rate too high?", missing, flows.Len(), learn)
 		}
 	}
 	return tester.Run(ctx, run)
+}
+
+// learnAll is the first phase: the far side gets to know every flow.
+func learnAll(ctx context.Context, tester *generator.Tester, learn float64, flows traffic.Flows) error {
+	missing, err := tester.Learn(ctx, learn)
+	switch {
+	case err != nil:
+		return err
+	case ctx.Err() != nil:
+		return errors.New("interrupted in the first phase: nothing is measured yet")
+	case missing > 0:
+		return fmt.Errorf("first phase: %d of %d flows did not get through at %.0f packets/s: is the device up, do its routes lead to both sides, is --learn-rate too high?", missing, flows.Len(), learn)
+	}
+	return nil
 }

@@ -1,11 +1,18 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/json"
 	"net/netip"
+	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"handoff64/bench/generator"
+	"handoff64/bench/rfc8219"
+	"handoff64/bench/rfc9693"
+	"handoff64/bench/search"
 	"handoff64/bench/traffic"
 	"handoff64/bench/trial"
 	"handoff64/tools/lab"
@@ -102,3 +109,87 @@ func TestPktgenSeesLoss(t *testing.T) {
 // attempts is how often a measurement is made that shows nothing if the machine
 // is so busy that nat64d loses packets for want of time.
 const attempts = 3
+
+// pktgen runs the program between client and server, and reads what it prints.
+func (w *world) pktgen(result any, command string, args ...string) {
+	w.t.Helper()
+	program := filepath.Join(filepath.Dir(built.Nat64d), "pktgen")
+	cmd := exec.CommandContext(w.ctx, program, append([]string{
+		command, "--json", "--tx", "eth0", "--tx-netns", w.client.Path(), "--rx", "eth0", "--rx-netns", w.server.Path(), "--dst", lab.Embed(w.Server()).String(),
+	}, args...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		w.t.Fatalf("pktgen %s: %v: %s", command, err, &stderr)
+	}
+	if err := json.Unmarshal(out, result); err != nil {
+		w.t.Fatalf("pktgen %s printed %q: %v", command, out, err)
+	}
+}
+
+// TestPktgenRFC8219: every test of the RFC has a result, and the numbers of
+// one agree with each other. They are no measurement.
+func TestPktgenRFC8219(t *testing.T) {
+	t.Parallel()
+	w := plain(t)
+	var r struct {
+		Flows       int
+		Interrupted bool
+		Sizes       []struct {
+			Size       int
+			Throughput search.Found
+			Loss       []rfc8219.LossPoint `json:"frame_loss"`
+			Latency    rfc8219.Latency
+			PDV        rfc8219.PDV
+		}
+	}
+	w.pktgen(&r, "rfc8219", "--flows", "500", "--sizes", "80,1280", "--max-rate", "20k", "--precision", "0.3", "--loss", "0.01", "--verify-loss", "3",
+		"--learn-rate", "5k", "--trial", "200ms", "--stream", "200ms", "--repetitions", "2", "--wait", "500ms")
+	if r.Flows != 500 || r.Interrupted || len(r.Sizes) != 2 || r.Sizes[0].Size != 80 || r.Sizes[1].Size != 1280 {
+		t.Fatalf("%+v", r)
+	}
+	for _, s := range r.Sizes {
+		f := s.Throughput
+		if f.Rate <= 0 || f.Rate > 20_000 || len(f.Steps) == 0 || f.Steps[0].Rate != 20_000 || f.AtLeast == (f.Error > 0) {
+			t.Errorf("%d octets: throughput %+v", s.Size, f)
+		}
+		if len(s.Loss) < 2 || s.Loss[0].Rate != 20_000 || s.Loss[1].Rate != 18_000 {
+			t.Errorf("%d octets: frame loss %+v", s.Size, s.Loss)
+		}
+		if l := s.Latency; l.Rate != f.Rate || l.Tags == 0 || l.Typical.Repetitions != 2 || l.Typical.Median < 500 || l.Worst.Median < l.Typical.Median {
+			t.Errorf("%d octets: latency %+v", s.Size, l)
+		}
+		if p := s.PDV; p.Rate != f.Rate || p.PDV.Repetitions != 2 || p.Min.Median < 500 || p.PDV.Median <= 0 {
+			t.Errorf("%d octets: PDV %+v", s.Size, p)
+		}
+	}
+}
+
+// TestPktgenRFC9693: connections are counted as nat64d counts them, and the
+// capacity is that of its table.
+func TestPktgenRFC9693(t *testing.T) {
+	t.Parallel()
+	w := plain(t, func(config map[string]any) { config["limits"] = map[string]any{"sessions": 1000} })
+	flush := built.Nat64ctl + " --socket " + w.d.Socket() + " flush"
+	var r struct {
+		Establishment search.Found
+		TearDown      rfc9693.TearDown
+		Capacity      rfc9693.Capacity
+	}
+	w.pktgen(&r, "rfc9693", "--flows", "800", "--max-rate", "20k", "--precision", "0.3", "--verify-loss", "3", "--safe-rate", "5k", "--repetitions", "2", "--wait", "500ms",
+		"--empty", flush)
+	if f := r.Establishment; f.Rate <= 0 || f.Rate > 20_000 || f.Steps[0].Rate != 20_000 {
+		t.Errorf("establishment: %+v", f)
+	}
+	if d := r.TearDown; d.Connections != 800 || d.Rate.Repetitions != 2 || d.Rate.Median <= 0 {
+		t.Errorf("tear-down: %+v", d)
+	}
+	if s := w.stats().Sessions; s.Created < 3*800 {
+		t.Errorf("three tables of 800 connections and more were made: %+v", s)
+	}
+	w.pktgen(&r, "rfc9693", "--tests", "capacity", "--flows", "2000", "--max-rate", "10k", "--verify-loss", "1", "--safe", "500", "--within", "500", "--wait", "100ms", "--empty", flush)
+	if c := r.Capacity; c.AtLeast || c.Connections > 1000 || c.Connections+c.Error < 1000 {
+		t.Errorf("capacity: %+v, want 1000", c)
+	}
+}
