@@ -91,15 +91,24 @@ func (h *hasher) key64(k *Key64) uint64 { return h.session(h.client(k.Client, k.
 // session is key64 where the client's hash is known.
 func (h *hasher) session(c uint64, k *Key64) uint64 {
 	rest := uint64(k.Server)<<32 | uint64(k.ServerPort)<<16 | uint64(k.Proto)<<8 | uint64(k.Pool6)
-	return h.owner(c)<<56 | fold(c^h.s[4], rest^h.s[5])>>8
+	return h.owner(c)<<56 | h.rest64(c, rest)
 }
+
+// rest64 is the last stage of key64, without the shard.
+func (h *hasher) rest64(c, rest uint64) uint64 { return fold(c^h.s[4], rest^h.s[5]) >> 8 }
 
 // key46 hints at the shard whose block the mapped port belongs to. It is a
 // hint only: a shard that has run out takes ports of other blocks.
 func (h *hasher) key46(k *Key46) uint64 {
 	a := uint64(k.Server)<<32 | uint64(k.Mapped)
 	b := uint64(k.ServerPort)<<32 | uint64(k.MappedPort)<<16 | uint64(k.Proto)
-	return blockOwner(uint64(k.MappedPort)>>(h.portShift&15), h.shards)<<56 | fold(fold(a^h.s[6], b^h.s[7]), h.s[8])>>8
+	return h.words46(a, b)
+}
+
+// words46 is key46 for both addresses, and for both ports and the protocol.
+func (h *hasher) words46(a, b uint64) uint64 {
+	block := uint64(uint16(b>>16)) >> (h.portShift & 15)
+	return blockOwner(block, h.shards)<<56 | fold(fold(a^h.s[6], b^h.s[7]), h.s[8])>>8
 }
 
 // blockOwner deals blocks of ports to shards in turn.

@@ -17,6 +17,7 @@ type verdict uint8
 const (
 	undecided verdict = iota
 	forward           // translated, its Ethernet header written
+	ready             // sent the short way (shortcut.go): translated, the burst's descriptor is that of what leaves
 	turned            // hairpin: translated once, goes round as an IPv4 packet
 	gone              // dropped, parked or with another worker: its frame is not ours any more
 )
@@ -99,6 +100,20 @@ func (b *burst) add(u *ring.UMEM, d ring.Desc, v via) *meta {
 	m.addr, m.len = d.Addr, d.Len
 	m.verdict, m.via, m.waited, m.role = undecided, v, false, roleNone
 	return m
+}
+
+// describe puts the packets of the burst's descriptors into it, but for those
+// whose bits are set.
+func (b *burst) describe(u *ring.UMEM, without uint64) {
+	n := b.n
+	b.n = 0
+	for i := range n {
+		if without>>i&1 != 0 {
+			b.n++
+			continue
+		}
+		b.add(u, b.descs[i], viaPort)
+	}
 }
 
 // offset of the Ethernet header within the frame.

@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	ethernetHeader = 14
-	etherTypeIPv4  = 0x0800
-	etherTypeIPv6  = 0x86dd
+	ethernetHeader = packet.EthernetLen
+	etherTypeIPv4  = packet.EtherTypeIPv4
+	etherTypeIPv6  = packet.EtherTypeIPv6
 )
 
 // parseReasons gives each way a packet can be unreadable its name.

@@ -12,6 +12,7 @@ func (r *rig) passAll() {
 	w.begin(r.now)
 	for i := range w.rx {
 		w.receive(&w.rx[i])
+		w.main.describe(w.umem, 0)
 		w.parse(&w.main)
 		for j := range w.main.n {
 			if m := &w.main.meta[j]; m.verdict == undecided {
@@ -63,6 +64,7 @@ func TestPassManyInOneRound(t *testing.T) {
 	for range sent + BurstSize {
 		r.in4[0].Inject(udp4(t, serverA, 1, mappedA, 4, nil))
 		w.receive(&w.rx[1])
+		w.main.describe(w.umem, 0)
 		w.parse(&w.main)
 		w.pass(&w.main.meta[0])
 	}

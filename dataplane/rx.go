@@ -2,8 +2,8 @@ package dataplane
 
 import "handoff64/ring"
 
-// receive starts a burst with what the port has. The frames are the worker's
-// from here on.
+// receive starts a burst with the descriptors of what the port has. The frames
+// are the worker's from here on.
 func (w *Worker) receive(p *inPort) int {
 	b := &w.main
 	b.n, w.side = 0, p.family
@@ -14,9 +14,9 @@ func (w *Worker) receive(p *inPort) int {
 	}
 	var octets uint64
 	for i := range n {
-		b.add(w.umem, b.descs[i], viaPort)
 		octets += uint64(b.descs[i].Len)
 	}
+	b.n = n
 	if w.stick {
 		w.countMixed(b)
 		return n
@@ -61,12 +61,12 @@ func (b *burst) touchHeadroom(u *ring.UMEM, n int) (sum uint8) {
 // countMixed counts by EtherType where both families share an interface.
 func (w *Worker) countMixed(b *burst) {
 	for i := range b.n {
-		m := &b.meta[i]
-		f, off := IPv4, m.offset()
-		if m.len >= ethernetHeader && m.frame[off+12] == etherTypeIPv6>>8 {
+		d := &b.descs[i]
+		f := IPv4
+		if d.Len >= ethernetHeader && w.umem.Mem[d.Addr+12] == etherTypeIPv6>>8 {
 			f = IPv6
 		}
 		w.counters.RxPackets[f]++
-		w.counters.RxBytes[f] += uint64(m.len)
+		w.counters.RxBytes[f] += uint64(d.Len)
 	}
 }

@@ -13,11 +13,44 @@ import (
 	"handoff64/ring/memport"
 )
 
-// BenchmarkSteps shows where a packet's time goes: the steps of a burst with a
-// look at the clock between them. A metric for each step is in ns per packet;
-// clock-ns is what one look costs a packet and is part of each of them. ns/op,
-// being all of them, is more than a packet takes in bench.BenchmarkDataplane.
+// BenchmarkSteps shows where the time of a packet goes that takes all the steps:
+// those of a burst, with a look at the clock between them. A metric for each
+// step is in ns per packet; clock-ns is what one look costs a packet and is part
+// of each of them.
 func BenchmarkSteps(b *testing.B) {
+	benchmarkParts(b, func(w *Worker, burst *burst) []part {
+		return []part{
+			{"describe", func() { burst.describe(w.umem, 0) }},
+			{"parse", func() { w.parse(burst) }},
+			{"classify", func() { w.classify(burst) }},
+			{"lookup", func() { w.lookup(burst) }},
+			{"translate", func() { w.translate(burst) }},
+			{"tx", func() { w.tx(burst) }},
+		}
+	})
+}
+
+// BenchmarkShortcut does so for the passes of the shortcut, which the packets of
+// established flows take. ns/op, being all of them, is more than a packet takes
+// in bench.BenchmarkDataplane.
+func BenchmarkShortcut(b *testing.B) {
+	benchmarkParts(b, func(w *Worker, burst *burst) []part {
+		return []part{
+			{"choose", func() { w.choose(burst) }},
+			{"locate", w.locate},
+			{"finish", func() { w.finish(burst) }},
+			{"tx", func() { w.sendShort(burst) }},
+		}
+	})
+}
+
+// part is a part of a round that is timed by itself.
+type part struct {
+	name string
+	do   func()
+}
+
+func benchmarkParts(b *testing.B, parts func(*Worker, *burst) []part) {
 	for _, proto := range []uint8{fixture.UDP, fixture.TCP} {
 		for _, dir := range []Direction{V6ToV4, V4ToV6} {
 			for _, flows := range []int{1, 1000, 65536, 1 << 20} {
@@ -28,7 +61,7 @@ func BenchmarkSteps(b *testing.B) {
 					if r == nil {
 						r = newStepRig(b, proto, dir, flows)
 					}
-					r.run(b)
+					r.run(b, parts(r.w, &r.w.main))
 				})
 				if r != nil {
 					r.close()
@@ -125,44 +158,35 @@ func (r *stepRig) mapped(proto uint8, f fixture.Flow) (addr uint32, port uint16)
 	return v.Mapped, v.MappedPort
 }
 
-// run is Poll and process with a clock between the steps.
-func (r *stepRig) run(b *testing.B) {
-	w, burst := r.w, &r.w.main
+// run is what Poll does, with a clock between the parts.
+func (r *stepRig) run(b *testing.B, middle []part) {
+	w := r.w
 	before := w.counters.Counters
-	names := []string{"begin", "rx", "parse", "classify", "lookup", "translate", "tx", "end"}
-	spent := make([]time.Duration, len(names))
-	b.ReportAllocs()
-	b.ResetTimer()
-	for done := 0; done < b.N; done += burst.n {
-		at, last := 0, time.Now()
-		lap := func() {
-			now := time.Now()
-			spent[at] += now.Sub(last)
-			at, last = at+1, now
-		}
-		w.begin(r.clock())
-		lap()
-		w.receive(r.port)
-		lap()
-		w.parse(burst)
-		lap()
-		w.classify(burst)
-		lap()
-		w.lookup(burst)
-		lap()
-		w.translate(burst)
-		lap()
-		w.tx(burst)
-		lap()
+	parts := append([]part{
+		{"begin", func() { w.begin(r.clock()) }},
+		{"rx", func() { w.receive(r.port) }},
+	}, middle...)
+	parts = append(parts, part{"end", func() {
 		w.shard.Expire(w.now, expireBudget)
 		w.flush()
 		w.counters.publish()
-		lap()
+	}})
+	spent := make([]time.Duration, len(parts))
+	b.ReportAllocs()
+	b.ResetTimer()
+	for done := 0; done < b.N; done += w.main.n {
+		last := time.Now()
+		for i := range parts {
+			parts[i].do()
+			now := time.Now()
+			spent[i] += now.Sub(last)
+			last = now
+		}
 	}
 	b.StopTimer()
 	r.check(&before)
-	for i, name := range names {
-		b.ReportMetric(float64(spent[i].Nanoseconds())/float64(b.N), name+"-ns")
+	for i, p := range parts {
+		b.ReportMetric(float64(spent[i].Nanoseconds())/float64(b.N), p.name+"-ns")
 	}
 	start := time.Now()
 	for range 1000 {

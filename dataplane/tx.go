@@ -13,6 +13,8 @@ func (w *Worker) tx(b *burst) {
 	for i := range b.n {
 		m := &b.meta[i]
 		switch m.verdict {
+		case ready:
+			w.enqueue(b.descs[i], m.dir)
 		case forward:
 			w.send(m)
 		case turned:
@@ -75,6 +77,19 @@ func (w *Worker) enqueue(d ring.Desc, dir Direction) {
 	}
 	o.descs[o.n], o.dirs[o.n] = d, dir
 	o.n++
+}
+
+// enqueueAll appends a burst.
+func (w *Worker) enqueueAll(ds []ring.Desc, dir Direction) {
+	o := &w.out[dir.side()]
+	if o.n+len(ds) > outboxSize {
+		w.flushOutbox(dir.side())
+	}
+	copy(o.descs[o.n:], ds)
+	for i := range ds {
+		o.dirs[o.n+i] = dir
+	}
+	o.n += len(ds)
 }
 
 // flushOutbox hands what is queued to the port. What its ring does not take,

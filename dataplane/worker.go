@@ -8,6 +8,9 @@
 //	                                       slowpath.go                          ▼
 //	                                 create, hand over, refuse               park.go
 //
+// Most packets need none of this in full, for there is nothing unusual about
+// them: shortcut.go.
+//
 // A packet leaves in four ways only: it is sent, passed to the kernel, parked,
 // or dropped under one DropReason (drops.go). Nothing allocates, locks or
 // waits between RX and TX.
@@ -107,6 +110,7 @@ type Worker struct {
 	gave      uint64 // bit set: workers that were given something in this round
 	given     uint64 // packets ever given to other workers
 	taken     uint64 // and taken from them
+	short     [2]shortlist
 	search    [2]search
 	missed    misses
 	opts      xlat.Options
@@ -211,7 +215,9 @@ func (w *Worker) pollPort(p *inPort) (received int) {
 		if n == 0 {
 			break
 		}
-		w.process(&w.main)
+		if !w.shortcut(&w.main) {
+			w.process(&w.main)
+		}
 		received += n
 		if n < BurstSize {
 			break
