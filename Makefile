@@ -16,7 +16,7 @@ LDFLAGS := -X main.version=$(VERSION)
 # The end-to-end tests drive programs that are built without the race detector.
 RACE = $(shell $(GO) list ./... | grep -v /tools/lab)
 
-.PHONY: build test race soak fuzz bench lint demo generate install clean help
+.PHONY: build test race soak fuzz bench lint demo generate profile install clean help
 
 build: ## build every program into bin/ (the default)
 	$(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
@@ -62,6 +62,13 @@ demo: ## carry real traffic through nat64d in a network of namespaces (needs roo
 generate: ## compile the XDP filter anew (needs clang)
 	@command -v clang >/dev/null || { echo "make generate needs clang: apt-get install clang llvm libbpf-dev"; exit 1; }
 	$(GO) generate ./...
+
+# Built with -trimpath and outside the source tree, so that the profile names no folders of this machine.
+profile: ## measure anew where the packet path spends its time, for the compiler (cmd/nat64d/default.pgo)
+	@d=$$(mktemp -d) && trap "rm -r $$d" EXIT && $(GO) test -trimpath -c -o $$d/bench ./bench && cd bench && \
+	$$d/bench -test.run '^$$' -test.bench 'Dataplane$$/./../flows=(1000|65536)$$' -test.benchtime 12000000x -test.cpuprofile $$d/established && \
+	$$d/bench -test.run '^$$' -test.bench 'Establish/(udp|tcp)$$|Teardown/fin' -test.benchtime 2000000x -test.cpuprofile $$d/sessions && \
+	$(GO) tool pprof -proto $$d/established $$d/sessions > ../cmd/nat64d/default.pgo
 
 install: ## copy programs and systemd units below DESTDIR and PREFIX (/usr/local)
 	@test -x bin/nat64d || { echo "nothing to install yet: run make first"; exit 1; }
