@@ -79,14 +79,17 @@ func (v Hit) Hop() uint32 { return uint32(v.stateHop) }
 // Touch notes a packet of this direction, which keeps the session alive.
 func (v Hit) Touch(now Tick) { v.slot.touch(now) }
 
-// PassTCP64 is PacketTCP64 for a connection that is established; h is the hash
-// that found it. It returns false, and has done nothing, for any other.
+// PassTCP64 is PacketTCP64 for a connection that is established and not known
+// to be cut off; h is the hash that found it. It returns false, and has done
+// nothing, for any other: in their states a SYN, or any packet, changes much.
 func (t *Table) PassTCP64(v Hit, h uint64, flags uint8, now Tick) bool {
-	if v.state() != StateEstablished {
+	g := segment(flags) & segFlags
+	switch {
+	case g == 0 && v.state() == StateEstablished:
+	case !v.open():
 		return false
-	}
-	if g := segment(flags) & segFlags; g != 0 {
-		track(v.slot, &t.shards[h>>56].index46.slots[v.w4>>32], uint32(v.stateHop>>32), g)
+	case !track(v.slot, &t.shards[h>>56].index46.slots[v.peer()], uint32(v.stateHop>>32), g):
+		return true
 	}
 	v.slot.touch(now)
 	return true
@@ -94,12 +97,43 @@ func (t *Table) PassTCP64(v Hit, h uint64, flags uint8, now Tick) bool {
 
 // PassTCP46 is PassTCP64 for the other direction.
 func (t *Table) PassTCP46(v Hit, h uint64, flags uint8, now Tick) bool {
-	if v.state() != StateEstablished {
+	g := segment(flags) & segFlags
+	switch {
+	case g == 0 && v.state() == StateEstablished:
+	case !v.open():
 		return false
-	}
-	if g := segment(flags) & segFlags; g != 0 {
-		track(&t.shards[h>>56].index64.slots[v.w4>>32], v.slot, uint32(v.stateHop>>32), g|segV4)
+	case !track(&t.shards[h>>56].index64.slots[v.peer()], v.slot, uint32(v.stateHop>>32), g|segV4):
+		return true
 	}
 	v.slot.touch(now)
 	return true
+}
+
+// open says whether the state is ESTABLISHED or one that FINs lead to from there.
+func (v Hit) open() bool {
+	return v.state() >= StateEstablished && v.state() <= StateV4FinV6Fin
+}
+
+func (v Hit) peer() uint32 { return uint32(v.w4 >> 32) }
+
+// TouchPeers64 asks for the other directions' slots of the sessions at some
+// positions, whose own were asked for by Locate64: the end of a connection is
+// written into both.
+func (t *Table) TouchPeers64(hashes []uint64, at []uint32, which []uint8) {
+	for _, i := range which {
+		shard := t.shards[hashes[i]>>56]
+		if peer := shard.index64.slots[at[i]].w[4].Load() >> 32; peer < uint64(len(shard.index46.slots)) {
+			prefetchLine(&shard.index46.slots[peer])
+		}
+	}
+}
+
+// TouchPeers46 is TouchPeers64 for the other direction.
+func (t *Table) TouchPeers46(hashes []uint64, at []uint32, which []uint8) {
+	for _, i := range which {
+		shard := t.shards[hashes[i]>>56]
+		if peer := shard.index46.slots[at[i]].w[4].Load() >> 32; peer < uint64(len(shard.index64.slots)) {
+			prefetchLine(&shard.index64.slots[peer])
+		}
+	}
 }

@@ -38,6 +38,8 @@ type shortlist struct {
 	tuples [BurstSize]conntrack.Tuple
 	heads  [BurstSize]*packet.Window
 	who    [BurstSize]uint8 // position in the burst
+	nEnds  int
+	ends   [BurstSize]uint8 // positions in the list of what ends a connection
 }
 
 // shortcut sends what it can of a burst that a port has received. It returns
@@ -58,10 +60,12 @@ func (w *Worker) locate() {
 	if s := &w.short[V6ToV4]; s.n > 0 {
 		w.table.Touch64(s.hashes[:s.n])
 		w.table.Locate64(s.hashes[:s.n], s.slots[:s.n])
+		w.table.TouchPeers64(s.hashes[:s.n], s.slots[:s.n], s.ends[:s.nEnds])
 	}
 	if s := &w.short[V4ToV6]; s.n > 0 {
 		w.table.Touch46(s.hashes[:s.n])
 		w.table.Locate46(s.hashes[:s.n], s.slots[:s.n])
+		w.table.TouchPeers46(s.hashes[:s.n], s.slots[:s.n], s.ends[:s.nEnds])
 	}
 }
 
@@ -96,10 +100,24 @@ func (b *burst) mark(done uint64, dir Direction) {
 	}
 }
 
+func (s *shortlist) clear() { s.n, s.nEnds, s.done = 0, 0, 0 }
+
+// add ends the entry of a packet at the position i of the burst.
+func (s *shortlist) add(i int, h *packet.Window, proto uint8) {
+	at := s.n & (BurstSize - 1)
+	s.heads[at], s.who[at] = h, uint8(i)
+	if proto == packet.ProtoTCP && h.TCPFlags()&(conntrack.FlagFIN|conntrack.FlagRST) != 0 {
+		s.ends[s.nEnds&(BurstSize-1)] = uint8(s.n)
+		s.nEnds++
+	}
+	s.n++
+}
+
 // choose lists the plain packets that the NAT64 is to translate.
 func (w *Worker) choose(b *burst) {
 	s64, s46 := &w.short[V6ToV4], &w.short[V4ToV6]
-	s64.n, s64.done, s46.n, s46.done = 0, 0, 0, 0
+	s64.clear()
+	s46.clear()
 	inFrame := uint64(w.umem.FrameSize - 1)
 	for i := range b.n {
 		d := &b.descs[i]
@@ -133,8 +151,7 @@ func (w *Worker) choose64(s *shortlist, i int, h *packet.Window, n int) {
 	client.Hi, client.Lo = h.Src6()
 	at := s.n & (BurstSize - 1)
 	s.tuples[at], s.hashes[at] = w.table.Tuple64(client, uint32(lo), h.Ports(), conntrack.Proto(proto), uint8(p))
-	s.heads[at], s.who[at] = h, uint8(i)
-	s.n++
+	s.add(i, h, proto)
 }
 
 // choose46 does so for a packet to an address of pool4.
@@ -145,8 +162,7 @@ func (w *Worker) choose46(s *shortlist, i int, h *packet.Window, n int) {
 	proto, _ := h.Upper4()
 	at := s.n & (BurstSize - 1)
 	s.tuples[at], s.hashes[at] = w.table.Tuple46(h.Src4(), h.Dst4(), h.Ports(), conntrack.Proto(proto))
-	s.heads[at], s.who[at] = h, uint8(i)
-	s.n++
+	s.add(i, h, proto)
 }
 
 // finish64 translates the packets of the list that have all they need.
