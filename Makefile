@@ -5,7 +5,7 @@ PREFIX   ?= /usr/local
 DESTDIR  ?=
 UNITDIR  ?= $(PREFIX)/lib/systemd/system
 FUZZTIME ?= 10s
-BENCH    ?= .
+BENCH    ?=
 
 # Everything is built without cgo; only the race detector needs it.
 export CGO_ENABLED := 0
@@ -42,8 +42,12 @@ fuzz: ## run each fuzz target for FUZZTIME (10s)
 		$(GO) test -run '^$$' -fuzz "^$${func#func }\$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)" || exit 1; \
 	done
 
-bench: ## run the Go benchmarks that match BENCH (all)
+bench: build ## measure what fits this machine in ten minutes: tables, JSON and plots in bench/results (root for all of it); BENCH=x: the Go benchmarks that match it
+ifeq ($(BENCH),)
+	@bin/nat64lab bench --out bench/results --document docs/benchmarks.md
+else
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 60m $(RACE)
+endif
 
 lint: ## gofmt, go vet (amd64 and arm64) and staticcheck, all of which must be silent
 	@out=$$(gofmt -l .); if [ -n "$$out" ]; then echo "not gofmt-clean:"; echo "$$out"; exit 1; fi

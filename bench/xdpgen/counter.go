@@ -247,6 +247,16 @@ func (c *Counter) Close() error {
 // Delays is how many packets took how long, in steps of 100 ns.
 type Delays []uint64
 
+// Plus counts others as well. Nothing counted may be nil.
+func (d Delays) Plus(o Delays) Delays {
+	sum := make(Delays, max(len(d), len(o)))
+	copy(sum, d)
+	for i, n := range o {
+		sum[i] += n
+	}
+	return sum
+}
+
 // Total is the number of packets.
 func (d Delays) Total() (n uint64) {
 	for _, c := range d {

@@ -16,7 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"handoff64/tools/lab"
+	"handoff64/tools/lab/benchmark"
 	"handoff64/tools/lab/compare"
+	"handoff64/tools/lab/tunnels"
 )
 
 // version is set by the linker (-X main.version=…).
@@ -50,6 +52,9 @@ type settings struct {
 	seconds  int
 	runs     int
 	compare  compare.Options
+	bench    benchmark.Options
+	tunnels  tunnels.Options
+	tunnel   tunnels.End
 	json     string
 	out      io.Writer
 }
@@ -61,7 +66,10 @@ func commands() []command {
 		{"exec", "HOST -- CMD [ARG...]", "run a program in a host: client, nat64, server, r6, r4, ...", nameFlag, runExec},
 		{"list", "", "list the networks that are up", func(*flag.FlagSet, *settings) {}, runList},
 		{"demo", "", "show TCP, UDP, ICMP and handoff going through nat64d", demoFlags, runDemo},
+		{"bench", "", "run the benchmarks that fit this machine: tables, JSON and plots", benchFlags, runBench},
 		{"compare", "", "measure nat64d with small packets beside other devices", compareFlags, runCompare},
+		{"tunnels", "", "measure servers that translate for themselves beside tunnels", tunnelsFlags, runTunnels},
+		{"tunnel", "", "be one end of a tunnel, plain or WireGuard, to measure against", tunnelFlags, runTunnel},
 		{"throughput", "", "measure TCP through nat64d beside plain kernel forwarding", throughputFlags, runThroughput},
 	}
 }

@@ -55,6 +55,16 @@ func (h Host) AddAddress(ifname string, p netip.Prefix) error {
 	})
 }
 
+// AddRoute sends packets for a prefix out of an interface, without a next hop.
+func (h Host) AddRoute(to netip.Prefix, ifname string) error {
+	return h.onLink(ifname, func(l netlink.Link) error {
+		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(to)}); err != nil {
+			return fmt.Errorf("route to %v: %w", to, err)
+		}
+		return nil
+	})
+}
+
 // FlushNeighbours forgets all that the host has learnt by ARP and neighbour
 // discovery on an interface, so that it must ask again.
 func (h Host) FlushNeighbours(ifname string) error {

@@ -45,6 +45,9 @@ func (p *process) start(h Host, program string, args ...string) error {
 	return nil
 }
 
+// PID is the process that was started last.
+func (p *process) PID() int { return p.cmd.Process.Pid }
+
 // Stop asks the program to stop and returns what came of it: nil for exit
 // code 0.
 func (p *process) Stop() error {

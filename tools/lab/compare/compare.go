@@ -24,7 +24,7 @@ func Run(ctx context.Context, o Options) (Results, error) {
 	if err != nil {
 		return Results{}, err
 	}
-	r := &run{options: o, throughput: map[key][]float64{}, p50: map[key][]float64{}, p99: map[key][]float64{}}
+	r := &run{options: o, throughput: map[key][]float64{}, p50: map[key][]float64{}, p99: map[key][]float64{}, delays: map[key]xdpgen.Delays{}}
 	for _, q := range o.Queues {
 		if err := r.inBed(ctx, q); err != nil {
 			return Results{}, err
@@ -43,6 +43,7 @@ type key struct {
 type run struct {
 	options              Options
 	throughput, p50, p99 map[key][]float64
+	delays               map[key]xdpgen.Delays // of all rounds
 	order                []key
 	notes                []string
 }
@@ -283,7 +284,7 @@ func (r *run) forwarded(ctx context.Context, b *bed, c *xdpgen.Counter, directio
 		before, last = now, at
 		switch elapsed := at.Sub(start); {
 		case now > first && elapsed >= r.options.Window:
-			if mpps = spread(rates).Median; mpps == 0 { // others had the CPU most of the time
+			if mpps = SpreadOf(rates).Median; mpps == 0 { // others had the CPU most of the time
 				mpps = float64(now-first) / elapsed.Seconds() / 1e6
 			}
 			return mpps, nil
@@ -321,6 +322,7 @@ func (r *run) latency(ctx context.Context, b *bed, k key, flows []xdpgen.Flow) (
 	r.keep(k)
 	us := func(q float64) float64 { return float64(delays.Quantile(q)) / 1e3 }
 	r.p50[k], r.p99[k] = append(r.p50[k], us(0.5)), append(r.p99[k], us(0.99))
+	r.delays[k] = r.delays[k].Plus(delays)
 	r.options.Log.Info("latency", "device", k.device, "poll", k.poll, "case", k.Case.String(), "p50 µs", us(0.5), "p99 µs", us(0.99))
 	return nil
 }
@@ -333,7 +335,7 @@ func (r *run) keep(k key) {
 
 // results puts everything together.
 func (r *run) results() (Results, error) {
-	out := Results{Poll: r.options.Poll, CPU: cpuModel(), Notes: r.notes}
+	out := Results{Poll: r.options.Poll, CPU: CPUModel(), Notes: r.notes}
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return out, fmt.Errorf("ask for the kernel's release: %w", err)
@@ -341,18 +343,18 @@ func (r *run) results() (Results, error) {
 	out.Kernel = unix.ByteSliceToString(u.Release[:])
 	for _, k := range r.order {
 		if runs := r.throughput[k]; len(runs) > 0 {
-			out.Throughput = append(out.Throughput, Throughput{k.device, k.Case, spread(runs)})
+			out.Throughput = append(out.Throughput, Throughput{k.device, k.Case, SpreadOf(runs)})
 		}
 		if runs := r.p50[k]; len(runs) > 0 {
-			out.Latency = append(out.Latency, Latency{k.device, k.Case, k.poll, r.options.LightPPS, spread(runs), spread(r.p99[k])})
+			out.Latency = append(out.Latency, Latency{k.device, k.Case, k.poll, r.options.LightPPS, SpreadOf(runs), SpreadOf(r.p99[k]), curve(r.delays[k])})
 		}
 	}
 	out.rate()
 	return out, nil
 }
 
-// cpuModel is what the kernel calls the CPU, "" if it does not say.
-func cpuModel() string {
+// CPUModel is what the kernel calls the CPU, "" if it does not say.
+func CPUModel() string {
 	content, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return ""

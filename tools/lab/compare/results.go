@@ -5,6 +5,8 @@ import (
 	"io"
 	"slices"
 	"text/tabwriter"
+
+	"handoff64/bench/xdpgen"
 )
 
 // Case is what is sent and how.
@@ -29,7 +31,8 @@ type Spread struct {
 	Runs   []float64 `json:"runs"`
 }
 
-func spread(runs []float64) Spread {
+// SpreadOf orders a copy of the runs. None make the zero Spread.
+func SpreadOf(runs []float64) Spread {
 	sorted := slices.Sorted(slices.Values(runs))
 	if len(sorted) == 0 {
 		return Spread{}
@@ -48,12 +51,27 @@ type Throughput struct {
 // Latency is how long packets took from the sender to the counter, at a rate
 // far below what the device can do.
 type Latency struct {
-	Device string `json:"device"`
-	Case   Case   `json:"case"`
-	Poll   string `json:"poll"`
-	Rate   int    `json:"pps"`
-	P50    Spread `json:"p50_us"`
-	P99    Spread `json:"p99_us"`
+	Device string       `json:"device"`
+	Case   Case         `json:"case"`
+	Poll   string       `json:"poll"`
+	Rate   int          `json:"pps"`
+	P50    Spread       `json:"p50_us"`
+	P99    Spread       `json:"p99_us"`
+	Curve  []Percentile `json:"percentiles"` // of all runs together
+}
+
+// Percentile is a delay that so many per cent of the packets did not exceed.
+type Percentile struct {
+	P  float64 `json:"p"`
+	US float64 `json:"us"`
+}
+
+// curve lists what a plot of percentiles shows.
+func curve(d xdpgen.Delays) (points []Percentile) {
+	for _, p := range []float64{1, 5, 10, 25, 50, 75, 90, 95, 98, 99, 99.5, 99.9} {
+		points = append(points, Percentile{p, float64(d.Quantile(p/100)) / 1e3})
+	}
+	return points
 }
 
 // Ratio compares two devices, run by run. A goal is a bound on the median.
@@ -152,5 +170,5 @@ func quotients(a, b []float64) Spread {
 			q = append(q, a[i]/b[i])
 		}
 	}
-	return spread(q)
+	return SpreadOf(q)
 }

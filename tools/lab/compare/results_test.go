@@ -7,13 +7,13 @@ import (
 )
 
 func TestSpread(t *testing.T) {
-	if got := spread([]float64{3, 1, 2, 10}); got.Median != 2.5 || got.Min != 1 || got.Max != 10 {
+	if got := SpreadOf([]float64{3, 1, 2, 10}); got.Median != 2.5 || got.Min != 1 || got.Max != 10 {
 		t.Errorf("got %+v", got)
 	}
-	if got := spread([]float64{3, 1, 2}); got.Median != 2 {
+	if got := SpreadOf([]float64{3, 1, 2}); got.Median != 2 {
 		t.Errorf("got %+v", got)
 	}
-	if got := spread(nil); got.Median != 0 {
+	if got := SpreadOf(nil); got.Median != 0 {
 		t.Errorf("got %+v", got)
 	}
 }
@@ -24,15 +24,15 @@ func TestGoals(t *testing.T) {
 	one, other := Case{Flows: 1, Direction: "64"}, Case{Flows: 2, Direction: "64"}
 	r := Results{
 		Throughput: []Throughput{
-			{"forward", one, spread([]float64{1, 2, 1})},
-			{"nat64d", one, spread([]float64{0.9, 1.9, 0.97})},
-			{"tayga", one, spread([]float64{0.3, 0.3, 0.3})},
-			{"asavie", other, spread([]float64{1, 1, 1})},
+			{"forward", one, SpreadOf([]float64{1, 2, 1})},
+			{"nat64d", one, SpreadOf([]float64{0.9, 1.9, 0.97})},
+			{"tayga", one, SpreadOf([]float64{0.3, 0.3, 0.3})},
+			{"asavie", other, SpreadOf([]float64{1, 1, 1})},
 		},
 		Latency: []Latency{
-			{"forward", one, "busy", 1, spread([]float64{2}), spread([]float64{10})},
-			{"nat64d", one, "busy", 1, spread([]float64{2.1}), spread([]float64{30})},
-			{"nat64d", one, "adaptive", 1, spread([]float64{2.1}), spread([]float64{30})},
+			{"forward", one, "busy", 1, SpreadOf([]float64{2}), SpreadOf([]float64{10}), nil},
+			{"nat64d", one, "busy", 1, SpreadOf([]float64{2.1}), SpreadOf([]float64{30}), nil},
+			{"nat64d", one, "adaptive", 1, SpreadOf([]float64{2.1}), SpreadOf([]float64{30}), nil},
 		},
 	}
 	r.rate()

@@ -33,11 +33,11 @@ type Options struct {
 	Runs     int // of each measurement; the median counts
 }
 
-// path is one way from the client to the server.
-type path struct {
-	name           string
-	client, server lab.Host
-	listen, dial   netip.AddrPort
+// Path is one way from the client to the server.
+type Path struct {
+	Name           string
+	Client, Server lab.Host
+	Listen, Dial   netip.AddrPort // of the server, as each of the two knows it
 }
 
 // Row is one line of the table: medians in 10⁶ bit/s of TCP payload, with the
@@ -70,7 +70,7 @@ func Measure(ctx context.Context, o Options) ([]Row, error) {
 	var rows []Row
 	for _, kind := range []struct {
 		suffix  string
-		prepare func(context.Context, *lab.Lab, Options) (path, error)
+		prepare func(context.Context, *lab.Lab, Options) (Path, error)
 	}{{"-kernel", kernelPath}, {"-nat64d", nat64dPath}} {
 		o.Lab.Name, o.Lab.Routers = name+kind.suffix, false
 		more, err := measureIn(ctx, o, kind.prepare)
@@ -83,7 +83,7 @@ func Measure(ctx context.Context, o Options) ([]Row, error) {
 }
 
 // measureIn builds one network, measures, and takes it down.
-func measureIn(ctx context.Context, o Options, prepare func(context.Context, *lab.Lab, Options) (path, error)) (rows []Row, err error) {
+func measureIn(ctx context.Context, o Options, prepare func(context.Context, *lab.Lab, Options) (Path, error)) (rows []Row, err error) {
 	l, err := lab.Up(o.Lab)
 	if err != nil {
 		return nil, err
@@ -95,27 +95,27 @@ func measureIn(ctx context.Context, o Options, prepare func(context.Context, *la
 	}
 	tools := []struct {
 		name string
-		run  func(context.Context, path, int, bool) (float64, error)
-	}{{"built in", stream}}
+		run  func(context.Context, Path, int, bool) (Rate, error)
+	}{{"built in", Stream}}
 	if _, err := exec.LookPath("iperf3"); err == nil {
 		tools = append(tools, struct {
 			name string
-			run  func(context.Context, path, int, bool) (float64, error)
-		}{"iperf3", iperf3})
+			run  func(context.Context, Path, int, bool) (Rate, error)
+		}{"iperf3", Iperf3})
 	}
 	for _, tool := range tools {
 		for _, download := range []bool{true, false} {
-			row := Row{Path: p.name, Tool: tool.name, Direction: "client to server"}
+			row := Row{Path: p.Name, Tool: tool.name, Direction: "client to server"}
 			if download {
 				row.Direction = "server to client"
 			}
 			var runs []float64
 			for range o.Runs {
-				mbps, err := tool.run(ctx, p, o.Seconds, download)
+				rate, err := tool.run(ctx, p, o.Seconds, download)
 				if err != nil {
-					return nil, fmt.Errorf("%s, %s, %s: %w", p.name, tool.name, row.Direction, err)
+					return nil, fmt.Errorf("%s, %s, %s: %w", p.Name, tool.name, row.Direction, err)
 				}
-				runs = append(runs, mbps)
+				runs = append(runs, rate.Mbps)
 			}
 			slices.Sort(runs)
 			row.Min, row.Median, row.Max = runs[0], runs[len(runs)/2], runs[len(runs)-1]
@@ -127,7 +127,7 @@ func measureIn(ctx context.Context, o Options, prepare func(context.Context, *la
 
 // kernelPath lets the nat64 host's kernel forward IPv4 and gives the client an
 // IPv4 address.
-func kernelPath(_ context.Context, l *lab.Lab, _ Options) (path, error) {
+func kernelPath(_ context.Context, l *lab.Lab, _ Options) (Path, error) {
 	client, nat64 := l.Host("client"), l.Host("nat64")
 	err := errors.Join(
 		nat64.SetSysctl("ipv4/ip_forward", "1"),
@@ -136,37 +136,42 @@ func kernelPath(_ context.Context, l *lab.Lab, _ Options) (path, error) {
 		client.AddDefaultRoute(netip.MustParseAddr("198.51.100.1")),
 	)
 	server := netip.AddrPortFrom(l.Server(), 5201)
-	return path{"kernel IPv4 forwarding", client, l.Host("server"), server, server}, err
+	return Path{"kernel IPv4 forwarding", client, l.Host("server"), server, server}, err
 }
 
 // nat64dPath starts nat64d.
-func nat64dPath(ctx context.Context, l *lab.Lab, o Options) (path, error) {
+func nat64dPath(ctx context.Context, l *lab.Lab, o Options) (Path, error) {
 	d := l.Daemon(o.Binaries)
 	d.Config["workers"] = map[string]any{"count": max(o.Lab.Queues, 1)}
 	err := d.Start(ctx)
 	listen := netip.AddrPortFrom(l.Server(), 5201)
 	dial := netip.AddrPortFrom(lab.Embed(l.Server()), 5201)
-	return path{"nat64d", l.Host("client"), l.Host("server"), listen, dial}, err
+	return Path{"nat64d", l.Host("client"), l.Host("server"), listen, dial}, err
 }
 
-// stream sends over one TCP connection for some seconds and returns the rate
-// at which the receiver received.
-func stream(ctx context.Context, p path, seconds int, download bool) (float64, error) {
-	l, err := p.server.Listen("tcp", p.listen.String())
+// Rate is what came of a run.
+type Rate struct {
+	Mbps        float64 // 10⁶ bit/s of TCP payload that the receiver received
+	Retransmits int     // segments that were sent again, if the tool counts them
+}
+
+// Stream sends over one TCP connection for some seconds.
+func Stream(ctx context.Context, p Path, seconds int, download bool) (Rate, error) {
+	l, err := p.Server.Listen("tcp", p.Listen.String())
 	if err != nil {
-		return 0, err
+		return Rate{}, err
 	}
 	defer l.Close()
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(seconds)*time.Second+20*time.Second)
 	defer cancel()
-	near, err := p.client.DialContext(ctx, "tcp", p.dial.String())
+	near, err := p.Client.DialContext(ctx, "tcp", p.Dial.String())
 	if err != nil {
-		return 0, err
+		return Rate{}, err
 	}
 	defer near.Close()
 	far, err := l.Accept()
 	if err != nil {
-		return 0, fmt.Errorf("accept: %w", err)
+		return Rate{}, fmt.Errorf("accept: %w", err)
 	}
 	defer far.Close()
 	from, to := near, far
@@ -181,9 +186,9 @@ func stream(ctx context.Context, p path, seconds int, download bool) (float64, e
 	got, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{to}, make([]byte, 256<<10))
 	elapsed := time.Since(start)
 	if err = errors.Join(err, <-sent); err != nil {
-		return 0, fmt.Errorf("after %d octets: %w", got, err)
+		return Rate{}, fmt.Errorf("after %d octets: %w", got, err)
 	}
-	return float64(got) * 8 / elapsed.Seconds() / 1e6, nil
+	return Rate{Mbps: float64(got) * 8 / elapsed.Seconds() / 1e6}, nil
 }
 
 // send writes until the time has come, then ends its direction.
@@ -197,54 +202,57 @@ func send(c net.Conn, until time.Time) error {
 	return c.(*net.TCPConn).CloseWrite()
 }
 
-// iperf3 does the same with the program that people compare with.
-func iperf3(ctx context.Context, p path, seconds int, download bool) (float64, error) {
-	server := exec.CommandContext(ctx, "iperf3", "--server", "--one-off", "--bind", p.listen.Addr().String())
-	if err := p.server.Start(server); err != nil {
-		return 0, err
+// Iperf3 does the same with the program that people compare with.
+func Iperf3(ctx context.Context, p Path, seconds int, download bool) (Rate, error) {
+	server := exec.CommandContext(ctx, "iperf3", "--server", "--one-off", "--bind", p.Listen.Addr().String())
+	if err := p.Server.Start(server); err != nil {
+		return Rate{}, err
 	}
 	defer func() {
 		// It has ended after one client; if there was none, it ends here.
 		_ = server.Process.Kill()
 		_ = server.Wait()
 	}()
-	args := []string{"--client", p.dial.Addr().String(), "--time", strconv.Itoa(seconds), "--json"}
+	args := []string{"--client", p.Dial.Addr().String(), "--time", strconv.Itoa(seconds), "--json"}
 	if download {
 		args = append(args, "--reverse")
 	}
 	// The server says nothing when it is ready, and one that does not yet
 	// listen refuses the client.
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		out, err := p.client.Output(ctx, "iperf3", args...)
-		mbps, reportErr := readReport(out)
+		out, err := p.Client.Output(ctx, "iperf3", args...)
+		rate, reportErr := readReport(out)
 		if err = errors.Join(err, reportErr); err == nil {
-			return mbps, nil
+			return rate, nil
 		}
 		if time.Now().After(deadline) || ctx.Err() != nil {
-			return 0, err
+			return Rate{}, err
 		}
 	}
 }
 
 // readReport takes the receiver's rate out of iperf3's JSON. iperf3 ends with
 // exit code 0 after some errors, so what it says counts.
-func readReport(out string) (mbps float64, err error) {
+func readReport(out string) (Rate, error) {
 	var report struct {
 		Error string `json:"error"`
 		End   struct {
+			Sent struct {
+				Retransmits int `json:"retransmits"`
+			} `json:"sum_sent"`
 			Received struct {
 				BitsPerSecond float64 `json:"bits_per_second"`
 			} `json:"sum_received"`
 		} `json:"end"`
 	}
 	if err := json.Unmarshal([]byte(out), &report); err != nil {
-		return 0, fmt.Errorf("iperf3 printed %q: %w", out, err)
+		return Rate{}, fmt.Errorf("iperf3 printed %q: %w", out, err)
 	}
 	if report.Error != "" {
-		return 0, fmt.Errorf("iperf3: %s", report.Error)
+		return Rate{}, fmt.Errorf("iperf3: %s", report.Error)
 	}
 	if report.End.Received.BitsPerSecond <= 0 {
-		return 0, errors.New("iperf3 reports that nothing was received")
+		return Rate{}, errors.New("iperf3 reports that nothing was received")
 	}
-	return report.End.Received.BitsPerSecond / 1e6, nil
+	return Rate{report.End.Received.BitsPerSecond / 1e6, report.End.Sent.Retransmits}, nil
 }
