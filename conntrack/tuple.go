@@ -31,24 +31,30 @@ type Hit struct {
 	stateHop uint64
 }
 
-// At64 is LookupAt64 that looks nowhere but where Locate64 said.
+// At64 is LookupAt64 for a Tuple.
 func (t *Table) At64(k *Tuple, h uint64, at uint32) (v Hit, ok bool) {
-	s := &t.shards[h>>56].index64.slots[at]
+	x := &t.shards[h>>56].index64
+	s := &x.slots[at]
 	seq := s.seq.Load()
 	if seq&1 != 0 || !s.is64(k.q) {
-		return Hit{}, false
+		if s, _, seq = x.find64(h, k.q); s == nil {
+			return Hit{}, false
+		}
 	}
 	v = s.hit()
 	return v, s.seq.Load() == seq && v.state() != stateRevoked
 }
 
-// At46 is LookupAt46 that looks nowhere but where Locate46 said. client is the
-// IPv6 destination after translation.
+// At46 is LookupAt46 for a Tuple, but looks into no shard other than the one that
+// the hash names. client is the IPv6 destination after translation.
 func (t *Table) At46(k *Tuple, h uint64, at uint32) (v Hit, client Addr6, ok bool) {
-	s := &t.shards[h>>56].index46.slots[at]
+	x := &t.shards[h>>56].index46
+	s := &x.slots[at]
 	seq := s.seq.Load()
 	if seq&1 != 0 || !s.is46(k.q) {
-		return Hit{}, Addr6{}, false
+		if s, _, seq = x.find46(h, k.q); s == nil {
+			return Hit{}, Addr6{}, false
+		}
 	}
 	v, client = s.hit(), Addr6{s.w[0].Load(), s.w[1].Load()}
 	return v, client, s.seq.Load() == seq && v.state() != stateRevoked
