@@ -21,15 +21,16 @@ const annotateUsage = `  handoffd annotate [FLAGS] [FILE...] < access.log
 
 Adds the real client to each line of another program's log: " client=[2001:db8::7]:38526" at
 the end; client=? where nobody is known. Lines of clients without a NAT64 get their own address.
-Reads nginx's and Apache's combined format (with the port: "192.0.2.64:38526 - - [...] ..."),
-what journalctl -o json prints (adds HANDOFF_CLIENT and HANDOFF_CLIENT_PORT), and other text
-with "192.0.2.64:38526" or "192.0.2.64 port 38526" in it. Without a FILE it reads its standard
+Reads nginx's and Apache's combined format with the port ("192.0.2.64 - - [...] ... port=38526"
+or "192.0.2.64:38526 - - [...] ..."), what journalctl -o json prints (adds HANDOFF_CLIENT and
+HANDOFF_CLIENT_PORT), and other text with "192.0.2.64:38526", "192.0.2.64 port 38526" or
+"[192.0.2.64]:38526" in it. Without a FILE it reads its standard
 input, and can stand behind tail -f. Everything else passes unchanged; a summary goes to stderr.
 
 --field N         the address is the Nth word of a line, or the JSON field called N
 --port-field N    the same for the port, where it does not follow the address
 --by time|table   who had the port at the time of the line (the default), or who has it now
---replace         put the client in the place of the address, instead of adding it
+--replace         put the client in the place of the address and port, instead of adding it
 --slack DURATION  how far apart the clocks of the two logs may be (default 2s)
 --log FILE        the session log, if it is not where handoffd writes it
 --state-dir DIR   of handoffd

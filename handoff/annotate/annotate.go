@@ -56,7 +56,10 @@ type Annotator struct {
 	source  *Source
 	now     func() time.Time
 
-	looked  bool // the source was asked again for this stretch of input
+	// For the input that came at once: whether the source was asked again, and
+	// whether that was waited for.
+	looked, waited bool
+
 	clients []netip.AddrPort
 	buf     []byte
 }
@@ -72,17 +75,29 @@ func New(ctx context.Context, source *Source, o Options) (*Annotator, error) {
 	return a, source.Load(ctx, a.index, o.By)
 }
 
+// input is read after what came of the last has been written, so that the
+// annotator can stand behind tail -f.
+type input struct {
+	io.Reader
+	before func() error
+}
+
+func (i *input) Read(b []byte) (int, error) {
+	if err := i.before(); err != nil {
+		return 0, err
+	}
+	return i.Reader.Read(b)
+}
+
 // Run copies lines until the input ends or ctx does. Lines leave as soon as the
-// input has no more at hand, so that it can stand behind tail -f.
+// input has no more at hand.
 func (a *Annotator) Run(ctx context.Context, in io.Reader, out io.Writer) error {
-	r, w := bufio.NewReaderSize(in, longest), bufio.NewWriterSize(out, 1<<18)
+	w := bufio.NewWriterSize(out, 1<<18)
+	r := bufio.NewReaderSize(&input{in, func() error {
+		a.looked, a.waited = false, false
+		return w.Flush()
+	}}, longest)
 	for ctx.Err() == nil {
-		if r.Buffered() == 0 {
-			if err := w.Flush(); err != nil {
-				return fmt.Errorf("write the annotated log: %w", err)
-			}
-			a.looked = false
-		}
 		b, err := r.ReadSlice('\n')
 		if errors.Is(err, bufio.ErrBufferFull) {
 			a.Counts.Lines++
@@ -97,7 +112,7 @@ func (a *Annotator) Run(ctx context.Context, in io.Reader, out io.Writer) error 
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("read the log: %w", err)
+			return fmt.Errorf("copy the log: %w", err)
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -148,12 +163,36 @@ func (a *Annotator) render(text []byte, object bool, v Verdict, l *line) []byte 
 		a.buf = a.appendJSON(a.buf[:0], text, v)
 	case !a.options.Replace:
 		a.buf = a.appendText(a.buf[:0], text, v, l)
-	case v == Found:
-		a.buf = append(a.appendClient(append(a.buf[:0], text[:l.begin]...), a.clients[0]), text[l.end:]...)
 	default:
-		return text
+		a.buf = a.appendReplaced(a.buf[:0], text, v, l)
 	}
 	return a.buf
+}
+
+// appendReplaced puts the client where the address stood, in the shape that the
+// line had. But the combined format has no port with the address, and programs
+// that read it know none there.
+func (a *Annotator) appendReplaced(dst, text []byte, v Verdict, l *line) []byte {
+	own := netip.AddrFrom4(l.address)
+	switch {
+	case v != Found && l.combined:
+		return append(own.AppendTo(append(dst, text[:l.begin]...)), text[l.end:]...)
+	case v != Found:
+		return append(dst, text...)
+	}
+	c := a.clients[0]
+	if l.portEnd == 0 && !l.combined {
+		return append(a.appendClient(append(dst, text[:l.begin]...), c), text[l.end:]...)
+	}
+	if l.portEnd == 0 || c.Port() == 0 {
+		return append(c.Addr().AppendTo(append(dst, text[:l.begin]...)), text[l.end:]...)
+	}
+	if l.portBegin < l.begin {
+		dst = strconv.AppendUint(append(dst, text[:l.portBegin]...), uint64(c.Port()), 10)
+		return append(c.Addr().AppendTo(append(dst, text[l.portEnd:l.begin]...)), text[l.end:]...)
+	}
+	dst = c.Addr().AppendTo(append(dst, text[:l.begin]...))
+	return append(strconv.AppendUint(append(dst, text[l.end:l.portBegin]...), uint64(c.Port()), 10), text[l.portEnd:]...)
 }
 
 // judge counts the line and, if it has an address that can be looked up, says
@@ -223,13 +262,14 @@ func (a *Annotator) ask(l *line, at Moment) (v Verdict) {
 // pause is between two looks for what is not yet known.
 const pause = 10 * time.Millisecond
 
-// await waits, once for each stretch of input, for the entry of a connection
+// await waits, once for all input that came at once, for the entry of a connection
 // that has only just begun: what the NAT64 tells of it comes a moment later.
 func (a *Annotator) await(ctx context.Context, l *line, at Moment) (Verdict, error) {
 	const recent = 2 * time.Second
-	if !a.looked || a.options.By != ByTime || a.now().UnixMicro()-at.To > recent.Microseconds() {
+	if !a.looked || a.waited || a.options.By != ByTime || a.now().UnixMicro()-at.To > recent.Microseconds() {
 		return Unknown, nil
 	}
+	a.waited = true
 	for end := a.now().Add(a.options.Wait); a.now().Before(end); {
 		select {
 		case <-ctx.Done():

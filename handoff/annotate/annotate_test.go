@@ -94,17 +94,29 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// Replaced, a line has the shape that it had; in the combined format the one that
+// other programs know.
 func TestReplace(t *testing.T) {
-	a := annotator(t, sessionLog(t, examples...), Options{Replace: true})
-	in := "192.0.2.64:38526 - - [26/Nov/2026:10:00:05 +0000] \"GET /\"\r\n" +
-		"www:443 192.0.2.64 - - [26/Nov/2026:10:00:05 +0000] \"GET /\"\n" +
-		"203.0.113.5:9 - - [26/Nov/2026:10:00:05 +0000] \"GET /\"\n" +
-		"192.0.2.64:1 - - [26/Nov/2026:10:00:05 +0000] \"GET /\"" // and no end
-	want := strings.Replace(in, "192.0.2.64:38526", "[2001:db8:1::10]:50001", 1)
-	want = strings.Replace(want, "443 192.0.2.64", "443 2001:db8:1::10", 1)
-	var out bytes.Buffer
-	if err := a.Run(context.Background(), strings.NewReader(in), &out); err != nil || out.String() != want {
-		t.Errorf("got\n%s\nwant\n%s (%v)", out.String(), want, err)
+	const combined, syslog = ` - - [26/Nov/2026:10:00:05 +0000] "GET /"`, "2026-11-26T10:00:05Z www sshd[8]: "
+	const program = "2026-11-26T10:00:05Z www smtpd[8]: "
+	for _, test := range []struct{ field, port, in, out string }{
+		{"", "", "192.0.2.64:38526" + combined + "\r\n", "2001:db8:1::10" + combined + "\r\n"},
+		{"", "", "192.0.2.64" + combined + " port=38526\n", "2001:db8:1::10" + combined + " port=50001\n"},
+		{"", "", "www:443 192.0.2.64" + combined + "\n", "www:443 2001:db8:1::10" + combined + "\n"},
+		{"", "", "203.0.113.5:9" + combined + "\n", "203.0.113.5" + combined + "\n"},
+		{"", "", "192.0.2.64:1" + combined, "192.0.2.64" + combined}, // nobody known, no end
+		{"", "", syslog + "Invalid user x from 192.0.2.64 port 38526\n", syslog + "Invalid user x from 2001:db8:1::10 port 50001\n"},
+		{"", "", syslog + "Invalid user x from 192.0.2.64 port 1\n", syslog + "Invalid user x from 192.0.2.64 port 1\n"},
+		{"", "", program + "connect from unknown[192.0.2.64]:38526\n", program + "connect from unknown[2001:db8:1::10]:50001\n"},
+		{"", "", program + "error of 192.0.2.64:38526\n", program + "error of [2001:db8:1::10]:50001\n"},
+		{"4", "2", "2026-11-26T10:00:05Z 38526 GET 192.0.2.64 /\n", "2026-11-26T10:00:05Z 50001 GET 2001:db8:1::10 /\n"},
+		{"2", "", "2026-11-26T10:00:05Z 192.0.2.64 38526\n", "2026-11-26T10:00:05Z 2001:db8:1::10 38526\n"},
+	} {
+		a := annotator(t, sessionLog(t, examples...), Options{Replace: true, Field: test.field, PortField: test.port})
+		var out bytes.Buffer
+		if err := a.Run(context.Background(), strings.NewReader(test.in), &out); err != nil || out.String() != test.out {
+			t.Errorf("got\n%s\nwant\n%s (%v)", out.String(), test.out, err)
+		}
 	}
 }
 

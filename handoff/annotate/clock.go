@@ -36,6 +36,9 @@ const (
 // leading reads the time that a line begins with, after "time=" perhaps.
 func (c *clock) leading(b []byte) (Moment, bool) {
 	b = bytes.TrimPrefix(b, []byte("time="))
+	if len(b) > 20 && b[0] == '[' && b[4] == ' ' {
+		return c.apache(b)
+	}
 	layout := shape(b)
 	if layout == time.RFC3339Nano {
 		f, _ := field(b, 1)
@@ -90,6 +93,16 @@ func finer(at Moment, b []byte, digits int) Moment {
 		us += int64(b[i]-'0') * unit
 	}
 	return Moment{at.From + us, at.From + us + unit - 1}
+}
+
+// apache reads "[Thu Nov 26 10:13:30.091234 2026]", as Apache's error log has it.
+func (c *clock) apache(b []byte) (Moment, bool) {
+	text, _, _ := bytes.Cut(b[1:], []byte("]"))
+	t, err := time.ParseInLocation("Mon Jan _2 15:04:05 2006", string(text), c.zone)
+	if err != nil {
+		return Moment{}, false
+	}
+	return moment(t, fraction(text[len("Mon Jan _2 15:04:05"):])), true
 }
 
 // parse reads a time of whole seconds.

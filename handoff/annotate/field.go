@@ -13,15 +13,17 @@ func (p *parser) byField(b []byte, l *line) kind {
 	}
 	l.begin, l.end = l.begin+begin, l.end+begin
 	if p.portField > 0 {
-		f, _ := field(b, p.portField)
-		v, digits := number(bytes.Trim(f, `"':`), 65535)
-		l.port, l.hasPort = uint16(v), digits > 0
+		f, begin := field(b, p.portField)
+		digits := bytes.TrimLeft(f, `"':`)
+		v, n := number(digits, 65535)
+		l.port, l.hasPort = uint16(v), n > 0
+		l.portBegin = begin + len(f) - len(digits)
+		l.portEnd = l.portBegin + n
 	}
-	l.at, l.hasTime = p.clock.leading(b)
-	if open := bytes.IndexByte(b, '['); !l.hasTime && open >= 0 {
-		if length := bytes.IndexByte(b[open:], ']'); length > 0 {
-			l.at, l.hasTime = p.clock.bracket(b[open+1 : open+length])
-		}
+	if l.at, l.hasTime = p.clock.leading(b); !l.hasTime {
+		var open int
+		open, l.at = p.bracketed(b)
+		l.hasTime = open >= 0
 	}
 	return k
 }

@@ -21,7 +21,7 @@ func (p *parser) journal(b []byte, l *line) (k kind, ok bool) {
 		}
 	}
 	if p.fieldName == "" {
-		return p.message(v.GetStringBytes("MESSAGE"), l), true
+		return p.message(v.GetStringBytes("MESSAGE"), l, isSSHD(v.GetStringBytes("SYSLOG_IDENTIFIER"))), true
 	}
 	if k = whole(v.GetStringBytes(p.fieldName), l); k == isIPv4 && p.portName != "" {
 		n, digits := number(v.GetStringBytes(p.portName), 65535)
@@ -31,11 +31,11 @@ func (p *parser) journal(b []byte, l *line) (k kind, ok bool) {
 }
 
 // message reads what a program wrote; journald knows when better than it does.
-func (p *parser) message(b []byte, l *line) kind {
+func (p *parser) message(b []byte, l *line, sshd bool) kind {
 	at, hasTime := l.at, l.hasTime
 	k, ok := p.combined(b, l)
 	if !ok {
-		k = scan(b, l)
+		k = scan(b, l, sshd)
 	}
 	if hasTime {
 		l.at, l.hasTime = at, true

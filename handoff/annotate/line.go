@@ -14,6 +14,9 @@ type line struct {
 	hasTime    bool
 	at         Moment // if hasTime
 	begin, end int    // where the address stands, with its port if that follows it
+
+	portBegin, portEnd int  // where the port stands if it is apart from the address
+	combined           bool // the line is in the combined format
 }
 
 // kind is what a line turned out to be.
