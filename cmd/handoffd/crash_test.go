@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"handoff64/cmd/commandline"
 )
 
 var crashes = flag.Int("crashes", 20, "how often TestCrashes kills the server")
@@ -156,7 +158,7 @@ func commandsWhile(t *testing.T, n *nat64, p *process, status string) {
 		" 64:ff9b::/96 ":          {"entries", "--nat64", "127.0.0.2"},
 	} {
 		code, out, errs := handoffd(append(args, "--state-dir", p.dir)...)
-		if code != exitOK || errs != "" || !strings.Contains(out, want) {
+		if code != commandline.OK || errs != "" || !strings.Contains(out, want) {
 			t.Errorf("%v: exit %d, %q, %q", args, code, out, errs)
 		}
 	}
@@ -164,11 +166,11 @@ func commandsWhile(t *testing.T, n *nat64, p *process, status string) {
 		"nobody is behind 192.0.2.1:5000":              {"lookup", "192.0.2.1:5000"},
 		"nobody is known to have been behind 127.0.0.": {"lookup", p.mapped(n, 1), "--at", "2019-03-18 10:06:28.436754"},
 	} {
-		if code, out, errs := handoffd(append(args, "--state-dir", p.dir)...); code != exitFailure || out != "" || !strings.Contains(errs, want) {
+		if code, out, errs := handoffd(append(args, "--state-dir", p.dir)...); code != commandline.Failure || out != "" || !strings.Contains(errs, want) {
 			t.Errorf("%v: exit %d, %q, %q", args, code, out, errs)
 		}
 	}
-	if code, _, errs := handoffd("lookup", "2001:db8::1", "--state-dir", p.dir); code != exitUsage || !strings.Contains(errs, "not an IPv4 address and a port") {
+	if code, _, errs := handoffd("lookup", "2001:db8::1", "--state-dir", p.dir); code != commandline.Usage || !strings.Contains(errs, "not an IPv4 address and a port") {
 		t.Errorf("exit %d, %q", code, errs)
 	}
 }
@@ -235,7 +237,7 @@ func TestSecondServer(t *testing.T) {
 	p := newProcess(t)
 	p.start()
 	code, _, errs := handoffd("run", "--listen", "127.0.0.1:0", "--state-dir", p.dir)
-	if code != exitFailure || !strings.Contains(errs, "another handoffd has it open") {
+	if code != commandline.Failure || !strings.Contains(errs, "another handoffd has it open") {
 		t.Errorf("exit %d, %q", code, errs)
 	}
 	p.stop()

@@ -10,19 +10,14 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"syscall"
+
+	"handoff64/cmd/commandline"
 )
 
 // version is set by the linker (-X main.version=…); go install leaves it empty.
 var version string
-
-const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
-)
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -42,13 +37,13 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	err := dispatch(ctx, args, stdout, stderr)
 	if err == nil {
-		return exitOK
+		return commandline.OK
 	}
 	fmt.Fprintf(stderr, "handoffd: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	if errors.As(err, new(usageError)) {
-		return exitUsage
+		return commandline.Usage
 	}
-	return exitFailure
+	return commandline.Failure
 }
 
 // program is what a command gets. Used by one goroutine.
@@ -83,7 +78,7 @@ func dispatch(ctx context.Context, args []string, stdout, stderr io.Writer) erro
 		_, err := io.WriteString(stdout, helpText())
 		return err
 	case "--version", "-version":
-		_, err := fmt.Fprintln(stdout, "handoffd", versionString())
+		_, err := fmt.Fprintln(stdout, "handoffd", commandline.Version(version))
 		return err
 	}
 	for _, c := range commands() {
@@ -112,9 +107,6 @@ func helpText() string {
 	return b.String()
 }
 
-// dashes turns the flag package's spelling of flags into ours.
-var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
-
 // parse reads a command's flags and words in any order. done says that --help or
 // --version was all that was asked for.
 func (c *command) parse(p *program, fs *flag.FlagSet, args []string) (words []string, done bool, err error) {
@@ -125,7 +117,7 @@ func (c *command) parse(p *program, fs *flag.FlagSet, args []string) (words []st
 	fs.BoolVar(&wantVersion, "version", false, "")
 	for {
 		if err := fs.Parse(args); err != nil {
-			return nil, false, usagef("%s (see handoffd %s --help)", dashes.Replace(err.Error()), c.name)
+			return nil, false, usagef("%s (see handoffd %s --help)", commandline.Mistake(err), c.name)
 		}
 		args = fs.Args()
 		if len(args) == 0 {
@@ -138,7 +130,7 @@ func (c *command) parse(p *program, fs *flag.FlagSet, args []string) (words []st
 		_, err = fmt.Fprintf(p.stdout, "%s\n\n%s", c.about, c.usage)
 		return nil, true, err
 	case wantVersion:
-		_, err = fmt.Fprintln(p.stdout, "handoffd", versionString())
+		_, err = fmt.Fprintln(p.stdout, "handoffd", commandline.Version(version))
 		return nil, true, err
 	}
 	return words, false, nil
@@ -150,16 +142,4 @@ func (c *command) noWords(words []string) error {
 		return usagef("%s takes no argument %q (see handoffd %s --help)", c.name, words[0], c.name)
 	}
 	return nil
-}
-
-// versionString prefers what the linker set over what the module system knows.
-func versionString() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }

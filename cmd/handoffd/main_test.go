@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"handoff64/cmd/commandline"
 )
 
 // asProgram makes the test binary be handoffd: the tests kill it.
@@ -29,12 +31,12 @@ func handoffd(args ...string) (code int, stdout, stderr string) {
 func TestHelpAndVersion(t *testing.T) {
 	for _, args := range [][]string{{"--help"}, {"run", "--help"}, {"entries", "-h"}, {"lookup", "--help"}, {"status", "--help"}} {
 		code, out, errs := handoffd(args...)
-		if code != exitOK || errs != "" || !strings.Contains(out, "handoffd "+strings.TrimSuffix(args[0], "--help")) {
+		if code != commandline.OK || errs != "" || !strings.Contains(out, "handoffd "+strings.TrimSuffix(args[0], "--help")) {
 			t.Errorf("%v: exit %d, %q, %q", args, code, out, errs)
 		}
 	}
 	for _, args := range [][]string{{"--version"}, {"run", "--version"}, {"lookup", "--version"}} {
-		if code, out, errs := handoffd(args...); code != exitOK || errs != "" || !strings.HasPrefix(out, "handoffd ") {
+		if code, out, errs := handoffd(args...); code != commandline.OK || errs != "" || !strings.HasPrefix(out, "handoffd ") {
 			t.Errorf("%v: exit %d, %q, %q", args, code, out, errs)
 		}
 	}
@@ -93,7 +95,7 @@ func TestUsageErrors(t *testing.T) {
 		"-nat64":                               {"entries", "--nat64", "everyone"},
 	} {
 		code, out, errs := handoffd(args...)
-		if code != exitUsage || out != "" || strings.Count(errs, "\n") != 1 || !strings.HasPrefix(errs, "handoffd: ") || !strings.Contains(errs, want) {
+		if code != commandline.Usage || out != "" || strings.Count(errs, "\n") != 1 || !strings.HasPrefix(errs, "handoffd: ") || !strings.Contains(errs, want) {
 			t.Errorf("%v: exit %d, %q, want %q", args, code, errs, want)
 		}
 	}
@@ -105,7 +107,7 @@ func TestFailures(t *testing.T) {
 		"no handoffd runs":      {"entries", "--state-dir", t.TempDir()},
 		"bind the control port": {"run", "--listen", "192.0.2.1:1", "--state-dir", t.TempDir()},
 	} {
-		if code, _, errs := handoffd(args...); code != exitFailure || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, want) {
+		if code, _, errs := handoffd(args...); code != commandline.Failure || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, want) {
 			t.Errorf("%v: exit %d, %q", args, code, errs)
 		}
 	}

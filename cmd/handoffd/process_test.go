@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"handoff64/cmd/commandline"
 	"handoff64/dataplane/packet"
 	"handoff64/handoff/server"
 	"handoff64/handoff/wire"
@@ -251,7 +252,7 @@ func (n *nat64) need(count int) {
 func entries(t testing.TB, dir string) map[netip.AddrPort]uint16 {
 	t.Helper()
 	code, out, errs := handoffd("entries", "--json", "--state-dir", dir)
-	if code != exitOK {
+	if code != commandline.OK {
 		t.Fatalf("entries: exit %d, %s", code, errs)
 	}
 	table := map[netip.AddrPort]uint16{}

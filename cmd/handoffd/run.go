@@ -15,6 +15,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"handoff64/cmd/commandline"
 	"handoff64/handoff/server"
 )
 
@@ -82,7 +83,7 @@ func (s *settings) serverConfig() (c server.Config, err error) {
 		return c, usagef("listen %q is not ADDRESS:PORT: %w", s.listen, err)
 	}
 	c.StateDir, c.Log, c.LogFormat, c.MaxEntries = s.stateDir, s.log, s.logFormat, s.maxEntries
-	c.Version, c.LookupSocket = versionString(), s.lookupSocket
+	c.Version, c.LookupSocket = commandline.Version(version), s.lookupSocket
 	if c.HTTP, err = httpAddress(s.http); err != nil {
 		return c, err
 	}

@@ -11,25 +11,18 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
+	"handoff64/cmd/commandline"
 	"handoff64/cmd/nat64d/control"
 )
 
 // version is set by the linker (-X main.version=…); go install leaves it empty.
 var version string
 
-const (
-	defaultSocket = "/run/nat64d.sock"
-
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
-)
+const defaultSocket = "/run/nat64d.sock"
 
 // program is one run of nat64ctl. Used by one goroutine.
 type program struct {
@@ -68,20 +61,20 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer, now func(
 		err = fmt.Errorf("writing the output: %w", ferr)
 	}
 	if err == nil {
-		return exitOK
+		return commandline.OK
 	}
 	var bad control.ConfigError
 	if errors.As(err, &bad) {
 		for _, problem := range bad.Problems {
 			fmt.Fprintf(stderr, "nat64ctl: %s\n", problem)
 		}
-		return exitUsage
+		return commandline.Usage
 	}
 	fmt.Fprintf(stderr, "nat64ctl: %v\n", err)
 	if errors.As(err, new(usageError)) {
-		return exitUsage
+		return commandline.Usage
 	}
-	return exitFailure
+	return commandline.Failure
 }
 
 // options are the flags that every command takes, before or after its name.
@@ -107,7 +100,7 @@ func (p *program) dispatch(ctx context.Context, args []string) error {
 		return err
 	}
 	if o.version {
-		fmt.Fprintln(p.out, "nat64ctl", versionString())
+		fmt.Fprintln(p.out, "nat64ctl", commandline.Version(version))
 		return nil
 	}
 	if len(words) == 0 {
@@ -132,7 +125,7 @@ func (p *program) dispatch(ctx context.Context, args []string) error {
 		return err
 	}
 	if o.version {
-		fmt.Fprintln(p.out, "nat64ctl", versionString())
+		fmt.Fprintln(p.out, "nat64ctl", commandline.Version(version))
 		return nil
 	}
 	if o.help {
@@ -156,7 +149,7 @@ func parse(name string, o *options, args []string, stop bool, more ...func(*flag
 	var words []string
 	for {
 		if err := fs.Parse(args); err != nil {
-			return nil, usagef("%s (see %s --help)", dashes.Replace(err.Error()), fullName(name))
+			return nil, usagef("%s (see %s --help)", commandline.Mistake(err), fullName(name))
 		}
 		args = fs.Args()
 		if len(args) == 0 || stop {
@@ -175,9 +168,6 @@ func negative(word string) bool {
 	return err == nil && word[0] == '-'
 }
 
-// dashes turns the flag package's spelling of flags into ours.
-var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
-
 func fullName(name string) string {
 	if name == "nat64ctl" {
 		return name
@@ -194,16 +184,4 @@ func find(name string) (*command, error) {
 		}
 	}
 	return nil, usagef("command %q is unknown; give one of %s", name, commandNames())
-}
-
-// versionString prefers what the linker set over what the module system knows.
-func versionString() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
 }

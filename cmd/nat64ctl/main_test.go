@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"handoff64/cmd/commandline"
 	"handoff64/cmd/nat64d/control"
 	"handoff64/cmd/nat64d/control/controltest"
 )
@@ -174,7 +175,7 @@ func TestUsage(t *testing.T) {
 		"sessions --client 10.0.0.1": `invalid value "10.0.0.1" for flag --client: filter client: "10.0.0.1" is no IPv6 address or prefix (see nat64ctl sessions --help)`,
 	} {
 		code, stdout, stderr := ctl(strings.Fields(args)...)
-		if code != exitUsage || stdout != "" || stderr != "nat64ctl: "+want+"\n" {
+		if code != commandline.Usage || stdout != "" || stderr != "nat64ctl: "+want+"\n" {
 			t.Errorf("%q: %d %s%s", args, code, stdout, stderr)
 		}
 	}
@@ -196,7 +197,7 @@ func TestNobodyAnswers(t *testing.T) {
 	} {
 		for _, command := range []string{"status", "stats", "stats --watch", "drops", "sessions", "bib list", "bib remove tcp 192.0.2.1:1"} {
 			code, stdout, stderr := ctl(append([]string{"--socket", path}, strings.Fields(command)...)...)
-			if code != exitFailure || stdout != "" || stderr != "nat64ctl: no answer on "+path+": "+want+"\n" {
+			if code != commandline.Failure || stdout != "" || stderr != "nat64ctl: no answer on "+path+": "+want+"\n" {
 				t.Errorf("%s: %d %s%s", command, code, stdout, stderr)
 			}
 		}
@@ -206,7 +207,7 @@ func TestNobodyAnswers(t *testing.T) {
 func TestVersion(t *testing.T) {
 	for _, args := range [][]string{{"--version"}, {"status", "--version"}} {
 		code, stdout, _ := ctl(args...)
-		if code != 0 || stdout != "nat64ctl "+versionString()+"\n" {
+		if code != 0 || stdout != "nat64ctl "+commandline.Version(version)+"\n" {
 			t.Errorf("%v: %d %s", args, code, stdout)
 		}
 	}
@@ -239,7 +240,7 @@ func watchRun(t *testing.T, readings []control.Stats, elapsed []time.Duration, a
 	}
 	var out, errs bytes.Buffer
 	code := run(ctx, append([]string{"--socket", serve(t, d), "stats", "--watch"}, args...), &out, &errs, now, second)
-	if code != exitOK || len(readings) > 0 {
+	if code != commandline.OK || len(readings) > 0 {
 		t.Errorf("exit code %d, %d readings left: %s", code, len(readings), errs.String())
 	}
 	return out.String()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"handoff64/cmd/commandline"
 	"handoff64/dataplane/fixture"
 )
 
@@ -95,7 +96,7 @@ func replayFile(t *testing.T, config string, in *[2]capture) (out [2][][]byte, d
 	var stdout, stderr bytes.Buffer
 	code := dispatch([]string{"replay", "--config", config, "--ipv6-in", in[0].write(t, "6.pcap"), "--ipv4-in", in[1].write(t, "4.pcap"),
 		"--ipv6-out", files[0], "--ipv4-out", files[1], "--drops"}, &stdout, &stderr)
-	if code != exitOK {
+	if code != commandline.OK {
 		t.Fatalf("exit code %d: %s", code, stderr.String())
 	}
 	for side, file := range files {

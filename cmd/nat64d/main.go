@@ -3,27 +3,16 @@
 package main
 
 import (
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
-	"strings"
-	"text/tabwriter"
 
+	"handoff64/cmd/commandline"
 	"handoff64/cmd/nat64d/config"
 )
 
 // version is set by the build: -ldflags "-X main.version=…".
 var version string
-
-// Exit codes, the same for all commands.
-const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
-)
 
 const usage = `nat64d translates between IPv6-only clients and IPv4 servers (NAT64).
 
@@ -46,7 +35,7 @@ func main() { os.Exit(dispatch(os.Args[1:], os.Stdout, os.Stderr)) }
 func dispatch(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprintln(stderr, "nat64d: no command; give one of run, check, replay (nat64d --help)")
-		return exitUsage
+		return commandline.Usage
 	}
 	switch args[0] {
 	case "run":
@@ -57,80 +46,19 @@ func dispatch(args []string, stdout, stderr io.Writer) int {
 		return replayCommand(args[1:], stdout, stderr)
 	case "--help", "-help", "-h", "help":
 		fmt.Fprint(stdout, usage)
-		return exitOK
+		return commandline.OK
 	case "--version", "-version", "version":
-		fmt.Fprintln(stdout, "nat64d", versionString())
-		return exitOK
+		fmt.Fprintln(stdout, "nat64d", commandline.Version(version))
+		return commandline.OK
 	}
 	fmt.Fprintf(stderr, "nat64d: command %q is unknown; give one of run, check, replay (nat64d --help)\n", args[0])
-	return exitUsage
+	return commandline.Usage
 }
 
-// versionString is what the build said, else what the toolchain recorded.
-func versionString() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
-}
-
-// commandFlags is one command's flags in the house style: errors in one line on
-// stderr, help on stdout, two dashes.
-type commandFlags struct {
-	*flag.FlagSet
-	about, synopsis string
-	stdout, stderr  io.Writer
-}
-
-func newFlags(name, about, synopsis string, stdout, stderr io.Writer) *commandFlags {
-	fs := &commandFlags{flag.NewFlagSet(name, flag.ContinueOnError), about, synopsis, stdout, stderr}
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {} // the package also calls it after a mistake
-	return fs
-}
-
-// parse returns an exit code and false when the command ends here.
-func (fs *commandFlags) parse(args []string) (int, bool) {
-	wantVersion := fs.Bool("version", false, "print the version")
-	err := fs.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fs.help()
-		return exitOK, false
-	case err == nil && *wantVersion:
-		fmt.Fprintln(fs.stdout, "nat64d", versionString())
-		return exitOK, false
-	case err != nil:
-		return fs.misuse(dashes.Replace(err.Error())), false
-	case fs.NArg() > 0:
-		return fs.misuse(fmt.Sprintf("unexpected argument %q", fs.Arg(0))), false
-	}
-	return exitOK, true
-}
-
-// misuse says in one line what is wrong with the command line.
-func (fs *commandFlags) misuse(what string) int {
-	fmt.Fprintf(fs.stderr, "nat64d %s: %s (nat64d %s --help)\n", fs.Name(), what, fs.Name())
-	return exitUsage
-}
-
-// dashes turns the flag package's spelling of flags into ours.
-var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
-
-func (fs *commandFlags) help() {
-	fmt.Fprintf(fs.stdout, "%s\n\nUsage:\n  nat64d %s\n\nFlags:\n", fs.about, fs.synopsis)
-	t := tabwriter.NewWriter(fs.stdout, 0, 8, 3, ' ', 0)
-	fs.VisitAll(func(f *flag.Flag) {
-		value, text := flag.UnquoteUsage(f)
-		if f.DefValue != "" && f.DefValue != "false" {
-			text += fmt.Sprintf(" (default %s)", f.DefValue)
-		}
-		fmt.Fprintf(t, "  --%s\t%s\n", strings.TrimSpace(f.Name+" "+value), text)
-	})
-	t.Flush()
+// newFlags returns the flags of a command. about is what its help says first,
+// synopsis its usage line without the program's name.
+func newFlags(name, about, synopsis string, stdout, stderr io.Writer) *commandline.Flags {
+	return commandline.NewFlags("nat64d", commandline.Version(version), name, about, synopsis, stdout, stderr)
 }
 
 // loadConfig reads and validates the file; problems go to stderr, one a line.
@@ -162,16 +90,16 @@ func checkCommand(args []string, stdout, stderr io.Writer) int {
 	fs := newFlags("check", "Lists every problem of a configuration with its line, then warnings. Needs no privileges.\nThe exit code is 2 when there is a problem.",
 		"check --config FILE", stdout, stderr)
 	file := fs.String("config", "", "configuration `FILE` (JSON)")
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	c, ok := loadConfig(*file, stderr)
 	if !ok {
-		return exitUsage
+		return commandline.Usage
 	}
 	for _, w := range c.Warnings {
 		fmt.Fprintln(stderr, "warning:", w.Error())
 	}
 	fmt.Fprintf(stdout, "%s: ok\n", *file)
-	return exitOK
+	return commandline.OK
 }

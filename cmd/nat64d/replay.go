@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"handoff64/cmd/commandline"
 	"handoff64/cmd/nat64d/config"
 	"handoff64/conntrack"
 	"handoff64/dataplane"
@@ -46,26 +47,26 @@ func replayCommand(args []string, stdout, stderr io.Writer) int {
 		fs.StringVar(p, name, "", side+" the "+map[byte]string{'6': "IPv6", '4': "IPv4"}[name[3]]+" interface: a capture `FILE` with Ethernet frames")
 	}
 	drops := fs.Bool("drops", false, "print how many packets were dropped and why")
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	if missing := firstMissing(fs.FlagSet, names); missing != "" {
-		return fs.misuse("--" + missing + " FILE is missing")
+		return fs.Misuse("--" + missing + " FILE is missing")
 	}
 	if err := files.distinct(); err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	c, ok := loadConfig(*file, stderr)
 	if !ok {
-		return exitUsage
+		return commandline.Usage
 	}
 	counters, err := replay(c, files)
 	if err != nil {
 		fmt.Fprintf(stderr, "nat64d replay: %v\n", err)
-		return exitFailure
+		return commandline.Failure
 	}
 	printReplay(stdout, &counters, *drops)
-	return exitOK
+	return commandline.OK
 }
 
 // distinct says whether a file that will be written is one of the others under

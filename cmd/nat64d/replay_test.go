@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"handoff64/cmd/commandline"
+
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/gopacket/gopacket/pcapgo"
@@ -88,7 +90,7 @@ func runReplay(t *testing.T, in6, in4 capture, flags ...string) (stdout string, 
 	var out, errs bytes.Buffer
 	args := append([]string{"replay", "--config", cfg, "--ipv6-in", in6.write(t, "6.pcap"), "--ipv4-in", in4.write(t, "4.pcap"),
 		"--ipv6-out", f6, "--ipv4-out", f4}, flags...)
-	if code := dispatch(args, &out, &errs); code != exitOK {
+	if code := dispatch(args, &out, &errs); code != commandline.OK {
 		t.Fatalf("exit code %d: %s", code, errs.String())
 	}
 	for path, dst := range map[string]*[]byte{f6: &out6, f4: &out4} {
@@ -201,7 +203,7 @@ func TestReplayOverwritesNoInput(t *testing.T) {
 	}
 	var stderr bytes.Buffer
 	args := []string{"--config", "none.json", "--ipv6-in", in6, "--ipv4-in", in4, "--ipv6-out", link, "--ipv4-out", other}
-	if code := replayCommand(args, &bytes.Buffer{}, &stderr); code != exitUsage || !strings.Contains(stderr.String(), "overwritten") {
+	if code := replayCommand(args, &bytes.Buffer{}, &stderr); code != commandline.Usage || !strings.Contains(stderr.String(), "overwritten") {
 		t.Errorf("exit code %d: %s", code, stderr.String())
 	}
 	if after, err := os.ReadFile(in6); err != nil || !bytes.Equal(after, before) {
@@ -225,22 +227,22 @@ func TestCommandLine(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		{nil, exitUsage, "", "no command"},
-		{[]string{"--help"}, exitOK, "Usage:", ""},
-		{[]string{"run", "--help"}, exitOK, "--config FILE ", ""},
-		{[]string{"run", "--version"}, exitOK, "nat64d ", ""},
-		{[]string{"--version"}, exitOK, "nat64d ", ""},
-		{[]string{"fly"}, exitUsage, "", `command "fly" is unknown`},
-		{[]string{"check"}, exitUsage, "", "--config FILE is missing"},
-		{[]string{"check", "--config", good}, exitOK, "good.json: ok", ""},
-		{[]string{"check", "--config", good, "more"}, exitUsage, "", `unexpected argument "more"`},
-		{[]string{"check", "--config", broken}, exitUsage, "", "pool5: unknown key"},
-		{[]string{"check", "--config", missing}, exitUsage, "", "no such file"},
-		{[]string{"run", "--config", good, "--profile", "heat"}, exitUsage, "", "give cpu, mem"},
-		{[]string{"run", "--confg", good}, exitUsage, "", "not defined: --confg (nat64d run --help)"},
-		{[]string{"replay", "--config", good}, exitUsage, "", "--ipv4-in FILE is missing"},
+		{nil, commandline.Usage, "", "no command"},
+		{[]string{"--help"}, commandline.OK, "Usage:", ""},
+		{[]string{"run", "--help"}, commandline.OK, "--config FILE ", ""},
+		{[]string{"run", "--version"}, commandline.OK, "nat64d ", ""},
+		{[]string{"--version"}, commandline.OK, "nat64d ", ""},
+		{[]string{"fly"}, commandline.Usage, "", `command "fly" is unknown`},
+		{[]string{"check"}, commandline.Usage, "", "--config FILE is missing"},
+		{[]string{"check", "--config", good}, commandline.OK, "good.json: ok", ""},
+		{[]string{"check", "--config", good, "more"}, commandline.Usage, "", `unexpected argument "more"`},
+		{[]string{"check", "--config", broken}, commandline.Usage, "", "pool5: unknown key"},
+		{[]string{"check", "--config", missing}, commandline.Usage, "", "no such file"},
+		{[]string{"run", "--config", good, "--profile", "heat"}, commandline.Usage, "", "give cpu, mem"},
+		{[]string{"run", "--confg", good}, commandline.Usage, "", "not defined: --confg (nat64d run --help)"},
+		{[]string{"replay", "--config", good}, commandline.Usage, "", "--ipv4-in FILE is missing"},
 		{[]string{"replay", "--config", good, "--ipv6-in", missing, "--ipv4-in", missing, "--ipv6-out", missing + "x", "--ipv4-out", missing + "y"},
-			exitFailure, "", "none.pcap"},
+			commandline.Failure, "", "none.pcap"},
 	} {
 		var out, errs bytes.Buffer
 		code := dispatch(c.args, &out, &errs)
@@ -248,7 +250,7 @@ func TestCommandLine(t *testing.T) {
 			t.Errorf("nat64d %q: exit code %d, stdout %q, stderr %q", c.args, code, out.String(), errs.String())
 		}
 		one := strings.Count(errs.String(), "\n") == 1 || slices.Contains(c.args, broken) // which has a line for each problem
-		if c.code != exitOK && (!one || out.Len() > 0) {
+		if c.code != commandline.OK && (!one || out.Len() > 0) {
 			t.Errorf("nat64d %q: an error is one line on stderr, and nothing else: %q, %q", c.args, out.String(), errs.String())
 		}
 	}

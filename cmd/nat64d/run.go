@@ -19,6 +19,7 @@ import (
 	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/pkg/profile"
 
+	"handoff64/cmd/commandline"
 	"handoff64/cmd/nat64d/config"
 	"handoff64/dataplane"
 )
@@ -38,15 +39,15 @@ func runCommand(args []string, stdout, stderr io.Writer) int {
 	dir := fs.String("profile-dir", ".", "`DIR` for the profile")
 	tables := fs.String("tables", "", "`DIR` of the session tables that a restart takes up again; "+
 		"\"none\" keeps them in the process (default: below /dev/shm, named after the control socket)")
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	if *kind != "" && profiles[*kind] == nil {
-		return fs.misuse(fmt.Sprintf("--profile %q is unknown; give cpu, mem, mutex, block or trace", *kind))
+		return fs.Misuse(fmt.Sprintf("--profile %q is unknown; give cpu, mem, mutex, block or trace", *kind))
 	}
 	text, c, ok := loadDocument(*file, stderr)
 	if !ok {
-		return exitUsage
+		return commandline.Usage
 	}
 	d := &daemon{cfg: c, file: absolute(*file), tables: tablesDir(c, *tables), start: time.Now(), clock: dataplane.NewClock()}
 	d.settings.begin(text, c)
@@ -60,9 +61,9 @@ func runCommand(args []string, stdout, stderr io.Writer) int {
 	}
 	if err := d.runUntilSignal(*pprofAddr); err != nil {
 		fmt.Fprintf(stderr, "nat64d: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
-		return exitFailure
+		return commandline.Failure
 	}
-	return exitOK
+	return commandline.OK
 }
 
 func tablesDir(c *config.Config, flag string) string {
@@ -110,7 +111,7 @@ func (d *daemon) runUntilSignal(pprofAddr string) error {
 		}
 		defer stop()
 	}
-	log.Info("starting", "version", versionString(), "ipv6", d.cfg.IPv6Interface, "ipv4", d.cfg.IPv4Interface)
+	log.Info("starting", "version", commandline.Version(version), "ipv6", d.cfg.IPv6Interface, "ipv4", d.cfg.IPv4Interface)
 	err := d.serve(ctx, func() {
 		// Without systemd there is nobody to tell, which is no error.
 		_, _ = systemd.SdNotify(false, systemd.SdNotifyReady)

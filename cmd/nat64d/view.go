@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"handoff64/cmd/commandline"
 	"handoff64/cmd/nat64d/config"
 	"handoff64/cmd/nat64d/control"
 	"handoff64/conntrack"
@@ -22,7 +23,7 @@ var errNotReady = errors.New("nat64d is still starting")
 // Status implements control.Daemon.
 func (d *daemon) Status() control.Status {
 	s := control.Status{
-		Version: versionString(), UptimeS: time.Since(d.start).Seconds(), Pool6: d.cfg.Pool6, Differs: []string{},
+		Version: commandline.Version(version), UptimeS: time.Since(d.start).Seconds(), Pool6: d.cfg.Pool6, Differs: []string{},
 		Sessions: control.Usage{Capacity: d.cfg.Limits.Sessions},
 	}
 	for _, p := range d.cfg.Pool4 {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"handoff64/cmd/commandline"
 	"handoff64/tools/lab"
 	"handoff64/tools/lab/benchmark"
 )
@@ -32,7 +33,7 @@ func runBench(ctx context.Context, s *settings, args []string) (err error) {
 		return err
 	}
 	o := s.bench
-	o.Out, o.Version, o.Log = s.out, versionString(), slog.New(slog.NewTextHandler(os.Stderr, nil))
+	o.Out, o.Version, o.Log = s.out, commandline.Version(version), slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if slices.Equal(o.Groups, []string{"none"}) {
 		o.Groups = nil
 	}

@@ -10,11 +10,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"handoff64/cmd/commandline"
 	"handoff64/tools/lab"
 	"handoff64/tools/lab/benchmark"
 	"handoff64/tools/lab/compare"
@@ -23,13 +23,6 @@ import (
 
 // version is set by the linker (-X main.version=…).
 var version string
-
-// Exit codes, as for all programs of the project.
-const (
-	exitOK = iota
-	exitFailure
-	exitUsage
-)
 
 // usageError is a mistake on the command line.
 type usageError struct{ error }
@@ -80,15 +73,15 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprintln(stderr, "nat64lab: no command; `nat64lab --help` lists them")
-		return exitUsage
+		return commandline.Usage
 	}
 	switch args[0] {
 	case "--help", "-help", "-h", "help":
 		usage(stdout)
-		return exitOK
+		return commandline.OK
 	case "--version", "-version":
-		fmt.Fprintln(stdout, "nat64lab", versionString())
-		return exitOK
+		fmt.Fprintln(stdout, "nat64lab", commandline.Version(version))
+		return commandline.OK
 	}
 	for _, c := range commands() {
 		if c.name == args[0] {
@@ -96,7 +89,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	fmt.Fprintf(stderr, "nat64lab: unknown command %q; `nat64lab --help` lists them\n", args[0])
-	return exitUsage
+	return commandline.Usage
 }
 
 // runCommand parses the flags of one command and runs it.
@@ -111,13 +104,13 @@ func runCommand(c command, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "usage: nat64lab %s\n\n%s.\n\n", strings.TrimSpace(c.name+" [FLAGS] "+c.args), strings.TrimRight(strings.ToUpper(c.summary[:1])+c.summary[1:], "., "))
 		set.SetOutput(stdout)
 		set.VisitAll(func(f *flag.Flag) { printFlag(stdout, f) })
-		return exitOK
+		return commandline.OK
 	case err != nil:
-		fmt.Fprintf(stderr, "nat64lab %s: %s; `nat64lab %s --help` explains\n", c.name, dashes.Replace(err.Error()), c.name)
-		return exitUsage
+		fmt.Fprintf(stderr, "nat64lab %s: %s; `nat64lab %s --help` explains\n", c.name, commandline.Mistake(err), c.name)
+		return commandline.Usage
 	case *showVersion:
-		fmt.Fprintln(stdout, "nat64lab", versionString())
-		return exitOK
+		fmt.Fprintln(stdout, "nat64lab", commandline.Version(version))
+		return commandline.OK
 	}
 	// A signal ends what is under way and lets it clean up; a second one
 	// ends the process at once.
@@ -129,16 +122,13 @@ func runCommand(c command, args []string, stdout, stderr io.Writer) int {
 	switch {
 	case errors.As(err, &misuse):
 		fmt.Fprintf(stderr, "nat64lab %s: %v; `nat64lab %s --help` explains\n", c.name, err, c.name)
-		return exitUsage
+		return commandline.Usage
 	case err != nil:
 		fmt.Fprintf(stderr, "nat64lab %s: %v\n", c.name, err)
-		return exitFailure
+		return commandline.Failure
 	}
-	return exitOK
+	return commandline.OK
 }
-
-// dashes turns the flag package's spelling of flags into ours.
-var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
 
 // printFlag writes a flag the way the documentation spells it, with two
 // dashes.
@@ -159,16 +149,4 @@ func usage(w io.Writer) {
 		fmt.Fprintf(w, "  %-11s %s\n", c.name, c.summary)
 	}
 	fmt.Fprint(w, "\n`nat64lab COMMAND --help` lists the flags of a command; --version prints the version.\n")
-}
-
-// versionString prefers what the linker set over what the module system
-// knows.
-func versionString() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
 }

@@ -11,6 +11,7 @@ import (
 
 	"handoff64/bench/generator"
 	"handoff64/bench/traffic"
+	"handoff64/cmd/commandline"
 	"handoff64/ring/xsk"
 )
 
@@ -24,7 +25,7 @@ type portFlags struct {
 	frames, ring, threads          int
 }
 
-func (p *portFlags) declare(fs *commandFlags) {
+func (p *portFlags) declare(fs *commandline.Flags) {
 	fs.StringVar(&p.mode, "mode", "auto", "XDP `mode`: auto, native or generic")
 	fs.StringVar(&p.zeroCopy, "zero-copy", "auto", "`auto`, on or off")
 	fs.StringVar(&p.busyPoll, "busy-poll", "auto", "`auto`, on or off: drive the NIC's queues from our threads")
@@ -80,13 +81,13 @@ type flowFlags struct {
 	duration                               time.Duration
 }
 
-func (f *flowFlags) declare(fs *commandFlags) {
+func (f *flowFlags) declare(fs *commandline.Flags) {
 	f.declareFlows(fs)
 	f.declareStream(fs)
 }
 
 // declareFlows are the flags that say whose packets are sent.
-func (f *flowFlags) declareFlows(fs *commandFlags) {
+func (f *flowFlags) declareFlows(fs *commandline.Flags) {
 	fs.StringVar(&f.src, "src", "", "source addresses, a `PREFIX` or an address (default the interface's own address)")
 	fs.StringVar(&f.dst, "dst", defaultDst, "destination addresses, a `PREFIX` or an address")
 	fs.StringVar(&f.srcPorts, "src-ports", "1024-65535", "source ports, of ICMP identifiers: a `RANGE` or a number")
@@ -100,7 +101,7 @@ func (f *flowFlags) declareFlows(fs *commandFlags) {
 }
 
 // declareStream are the flags that say how they are sent.
-func (f *flowFlags) declareStream(fs *commandFlags) {
+func (f *flowFlags) declareStream(fs *commandline.Flags) {
 	fs.IntVar(&f.size, "size", 0, "`OCTETS` of a frame, Ethernet header included, check sequence not (default the smallest that holds a stamp: 80 for UDP over IPv6, 60 over IPv4)")
 	fs.StringVar(&f.imix, "imix", "", "sizes in a `MIX` instead: simple (7:4:1), letters of RFC 6985 such as aaafg, or shares such as 7x80,4x590,1x1514")
 	fs.StringVar(&f.rate, "rate", "max", "packets per second in each direction: max, or a `RATE` such as 250000, 250k or 1.5M")

@@ -16,12 +16,13 @@ import (
 
 	"handoff64/bench/asavie"
 	"handoff64/bench/forward"
+	"handoff64/cmd/commandline"
 	"handoff64/ring/xsk"
 )
 
 // forwardFlags is what `pktgen forward` was asked for.
 type forwardFlags struct {
-	*commandFlags
+	*commandline.Flags
 	interfaces, nextHops, cpus, poll string
 	mode, zeroCopy, busyPoll         string
 	sockets                          string
@@ -30,7 +31,7 @@ type forwardFlags struct {
 }
 
 func newForwardFlags(stdout, stderr io.Writer) *forwardFlags {
-	fs := &forwardFlags{commandFlags: newFlags("forward",
+	fs := &forwardFlags{Flags: newFlags("forward",
 		"Forwards every IP packet between two interfaces and does nothing else to it, with the rings, bursts and sleeps of nat64d,\nuntil SIGINT or SIGTERM. What nat64d is slower than this is what its translation costs.",
 		"forward --interfaces A,B [FLAGS]", stdout, stderr)}
 	fs.StringVar(&fs.interfaces, "interfaces", "", "the two interfaces, `A,B`")
@@ -52,12 +53,12 @@ func newForwardFlags(stdout, stderr io.Writer) *forwardFlags {
 // runForward forwards until ctx ends, then prints what it did.
 func runForward(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newForwardFlags(stdout, stderr)
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	cfg, err := fs.config()
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	var result forward.Counters
 	if fs.sockets == "asavie" {
@@ -66,12 +67,12 @@ func runForward(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		result, err = fs.forwardOwn(ctx, cfg)
 	}
 	if err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
 	if err := fs.print(result); err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
-	return exitOK
+	return commandline.OK
 }
 
 // config checks the flags that the packages do not.
@@ -79,7 +80,7 @@ func (fs *forwardFlags) config() (forward.Config, error) {
 	cfg := forward.Config{
 		Workers: fs.workers, Busy: fs.poll == "busy", FramesPerQueue: fs.frames, RingSize: fs.ring,
 		Mode: xsk.Mode(fs.mode), ZeroCopy: xsk.Switch(fs.zeroCopy), BusyPoll: xsk.Switch(fs.busyPoll),
-		Log: slog.New(slog.NewTextHandler(fs.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Log: slog.New(slog.NewTextHandler(fs.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	names := strings.Split(fs.interfaces, ",")
 	if len(names) != 2 || names[0] == "" || names[1] == "" {
@@ -128,7 +129,7 @@ func (fs *forwardFlags) isSet(name string) (set bool) {
 }
 
 // ready tells whoever waits for it that packets flow.
-func (fs *forwardFlags) ready() { fmt.Fprintln(fs.stderr, "ready") }
+func (fs *forwardFlags) ready() { fmt.Fprintln(fs.Stderr, "ready") }
 
 func (fs *forwardFlags) forwardOwn(ctx context.Context, cfg forward.Config) (n forward.Counters, err error) {
 	f, err := forward.Open(cfg)
@@ -167,11 +168,11 @@ func (fs *forwardFlags) forwardAsavie(ctx context.Context, cfg forward.Config) (
 // print writes the counters.
 func (fs *forwardFlags) print(n forward.Counters) error {
 	if fs.json {
-		if err := json.NewEncoder(fs.stdout).Encode(n); err != nil {
+		if err := json.NewEncoder(fs.Stdout).Encode(n); err != nil {
 			return fmt.Errorf("print the counters: %w", err)
 		}
 		return nil
 	}
-	fmt.Fprintf(fs.stdout, "received %d, sent %d, lost at full TX rings %d\n", n.Received, n.Sent, n.TXFull)
+	fmt.Fprintf(fs.Stdout, "received %d, sent %d, lost at full TX rings %d\n", n.Received, n.Sent, n.TXFull)
 	return nil
 }

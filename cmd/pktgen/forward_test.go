@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"handoff64/cmd/commandline"
 )
 
 // TestForwardMisuse: what cannot be meant is refused before anything is opened.
@@ -20,8 +22,8 @@ func TestForwardMisuse(t *testing.T) {
 		"--interfaces a,b --next-hops 02:00:00:00:00:01,garlic": `"garlic"`,
 	} {
 		var stdout, stderr bytes.Buffer
-		if code := dispatch(strings.Fields("forward "+args), &stdout, &stderr); code != exitUsage || !strings.Contains(stderr.String(), want) {
-			t.Errorf("forward %s: exit code %d, %q; want %d and %q", args, code, &stderr, exitUsage, want)
+		if code := dispatch(strings.Fields("forward "+args), &stdout, &stderr); code != commandline.Usage || !strings.Contains(stderr.String(), want) {
+			t.Errorf("forward %s: exit code %d, %q; want %d and %q", args, code, &stderr, commandline.Usage, want)
 		}
 	}
 }

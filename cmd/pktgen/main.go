@@ -4,28 +4,20 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"strings"
 	"text/tabwriter"
+
+	"handoff64/cmd/commandline"
 
 	"golang.org/x/sys/unix"
 )
 
 // version is set by the build: -ldflags "-X main.version=…".
 var version string
-
-// Exit codes, the same for all commands.
-const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
-)
 
 // command is one subcommand. run gets what stands behind the name, and a
 // context that ends with SIGINT or SIGTERM: a command then stops cleanly and
@@ -54,15 +46,15 @@ func main() { os.Exit(dispatch(os.Args[1:], os.Stdout, os.Stderr)) }
 func dispatch(args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprintf(stderr, "pktgen: no command; give one of %s (pktgen --help)\n", commandNames())
-		return exitUsage
+		return commandline.Usage
 	}
 	switch args[0] {
 	case "--help", "-help", "-h", "help":
 		usage(stdout)
-		return exitOK
+		return commandline.OK
 	case "--version", "-version", "version":
-		fmt.Fprintln(stdout, "pktgen", versionString())
-		return exitOK
+		fmt.Fprintln(stdout, "pktgen", commandline.Version(version))
+		return commandline.OK
 	}
 	for _, c := range commands() {
 		if c.name == args[0] {
@@ -74,7 +66,7 @@ func dispatch(args []string, stdout, stderr io.Writer) int {
 		}
 	}
 	fmt.Fprintf(stderr, "pktgen: command %q is unknown; give one of %s (pktgen --help)\n", args[0], commandNames())
-	return exitUsage
+	return commandline.Usage
 }
 
 func commandNames() string {
@@ -95,77 +87,8 @@ func usage(out io.Writer) {
 	fmt.Fprint(out, "\n'pktgen COMMAND --help' lists a command's flags, 'pktgen --version' prints the version.\n")
 }
 
-// versionString is what the build said, else what the toolchain recorded.
-func versionString() string {
-	if version != "" {
-		return version
-	}
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
-		return info.Main.Version
-	}
-	return "unknown"
-}
-
-// commandFlags is one command's flags in the house style: errors in one line on
-// stderr, help on stdout, two dashes.
-type commandFlags struct {
-	*flag.FlagSet
-	about, synopsis string
-	stdout, stderr  io.Writer
-}
-
 // newFlags returns the flags of a command. about is what its help says first,
 // synopsis its usage line without the program's name.
-func newFlags(name, about, synopsis string, stdout, stderr io.Writer) *commandFlags {
-	fs := &commandFlags{flag.NewFlagSet(name, flag.ContinueOnError), about, synopsis, stdout, stderr}
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {} // the package also calls it after a mistake
-	return fs
-}
-
-// parse returns an exit code and false when the command ends here.
-func (fs *commandFlags) parse(args []string) (int, bool) {
-	wantVersion := fs.Bool("version", false, "print the version")
-	err := fs.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fs.help()
-		return exitOK, false
-	case err == nil && *wantVersion:
-		fmt.Fprintln(fs.stdout, "pktgen", versionString())
-		return exitOK, false
-	case err != nil:
-		return fs.misuse(dashes.Replace(err.Error())), false
-	case fs.NArg() > 0:
-		return fs.misuse(fmt.Sprintf("unexpected argument %q", fs.Arg(0))), false
-	}
-	return exitOK, true
-}
-
-// misuse says in one line what is wrong with the command line.
-func (fs *commandFlags) misuse(what string) int {
-	fmt.Fprintf(fs.stderr, "pktgen %s: %s (pktgen %s --help)\n", fs.Name(), what, fs.Name())
-	return exitUsage
-}
-
-// failure says in one line what went wrong at run time.
-func (fs *commandFlags) failure(err error) int {
-	fmt.Fprintf(fs.stderr, "pktgen %s: %s\n", fs.Name(), strings.ReplaceAll(err.Error(), "\n", "; "))
-	return exitFailure
-}
-
-// dashes turns the flag package's spelling of flags into ours.
-var dashes = strings.NewReplacer("not defined: -", "not defined: --", "needs an argument: -", "needs an argument: --", "for flag -", "for flag --")
-
-func (fs *commandFlags) help() {
-	fmt.Fprintf(fs.stdout, "%s\n\nUsage:\n  pktgen %s\n\nFlags:\n", fs.about, fs.synopsis)
-	t := tabwriter.NewWriter(fs.stdout, 0, 8, 3, ' ', 0)
-	fs.VisitAll(func(f *flag.Flag) {
-		value, text := flag.UnquoteUsage(f)
-		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" && f.DefValue != "0s" {
-			text += fmt.Sprintf(" (default %s)", f.DefValue)
-		}
-		fmt.Fprintf(t, "  --%s\t%s\n", strings.TrimSpace(f.Name+" "+value), text)
-	})
-	t.Flush()
+func newFlags(name, about, synopsis string, stdout, stderr io.Writer) *commandline.Flags {
+	return commandline.NewFlags("pktgen", commandline.Version(version), name, about, synopsis, stdout, stderr)
 }

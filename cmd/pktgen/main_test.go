@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"handoff64/cmd/commandline"
 )
 
 // TestCommandLine: help and version on stdout with exit code 0, mistakes in
@@ -15,17 +17,17 @@ func TestCommandLine(t *testing.T) {
 		want string
 	}
 	rows := []row{
-		{"", exitUsage, "no command"},
-		{"--help", exitOK, "Usage:"},
-		{"--version", exitOK, "pktgen "},
-		{"juggle", exitUsage, `"juggle" is unknown`},
+		{"", commandline.Usage, "no command"},
+		{"--help", commandline.OK, "Usage:"},
+		{"--version", commandline.OK, "pktgen "},
+		{"juggle", commandline.Usage, `"juggle" is unknown`},
 	}
 	for _, c := range commands() {
 		rows = append(rows,
-			row{c.name + " --help", exitOK, "pktgen " + c.name},
-			row{c.name + " --version", exitOK, "pktgen "},
-			row{c.name + " --no-such-flag", exitUsage, "--no-such-flag"},
-			row{c.name + " stray", exitUsage, `"stray"`},
+			row{c.name + " --help", commandline.OK, "pktgen " + c.name},
+			row{c.name + " --version", commandline.OK, "pktgen "},
+			row{c.name + " --no-such-flag", commandline.Usage, "--no-such-flag"},
+			row{c.name + " stray", commandline.Usage, `"stray"`},
 		)
 	}
 	for _, r := range rows {
@@ -35,7 +37,7 @@ func TestCommandLine(t *testing.T) {
 				t.Errorf("exit code %d, want %d", code, r.code)
 			}
 			said, silent := &stdout, &stderr
-			if r.code != exitOK {
+			if r.code != commandline.OK {
 				said, silent = silent, said
 				if n := strings.Count(said.String(), "\n"); n != 1 {
 					t.Errorf("%d lines on stderr: %q", n, said)

@@ -10,6 +10,7 @@ import (
 	"handoff64/bench/generator"
 	"handoff64/bench/traffic"
 	"handoff64/bench/trial"
+	"handoff64/cmd/commandline"
 )
 
 const flowsHelp = `
@@ -40,7 +41,7 @@ Examples:
 
 // sendFlags are those of send and, with others, of measure.
 type sendFlags struct {
-	*commandFlags
+	*commandline.Flags
 	portFlags
 	flowFlags
 	tx, txNamespace string
@@ -48,8 +49,8 @@ type sendFlags struct {
 }
 
 func (fs *sendFlags) declare() {
-	fs.flowFlags.declare(fs.commandFlags)
-	fs.portFlags.declare(fs.commandFlags)
+	fs.flowFlags.declare(fs.Flags)
+	fs.portFlags.declare(fs.Flags)
 	fs.BoolVar(&fs.json, "json", false, "print the result as one JSON object")
 }
 
@@ -73,23 +74,23 @@ func (fs *sendFlags) least(c *generator.Config) int {
 
 // runSend sends and receives nothing.
 func runSend(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fs := &sendFlags{commandFlags: newFlags("send", "Sends stamped frames on one interface."+flowsHelp+"\n"+sendExamples, "send --interface IF [FLAGS]", stdout, stderr)}
+	fs := &sendFlags{Flags: newFlags("send", "Sends stamped frames on one interface."+flowsHelp+"\n"+sendExamples, "send --interface IF [FLAGS]", stdout, stderr)}
 	fs.StringVar(&fs.tx, "interface", "", "interface `IF` to send on")
 	fs.StringVar(&fs.txNamespace, "netns", "", "network `NAMESPACE` of the interface: a name below /run/netns or a path")
 	fs.declare()
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	if fs.tx == "" {
-		return fs.misuse("--interface IF is missing")
+		return fs.Misuse("--interface IF is missing")
 	}
 	c, err := fs.config()
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	run, err := fs.stream(fs.least(&c))
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	c.Progress = progressOn(stderr)
 	return fs.measure(ctx, c, run, 0)
@@ -104,7 +105,7 @@ type measureFlags struct {
 }
 
 func newMeasureFlags(stdout, stderr io.Writer) *measureFlags {
-	fs := &measureFlags{sendFlags: sendFlags{commandFlags: newFlags("measure",
+	fs := &measureFlags{sendFlags: sendFlags{Flags: newFlags("measure",
 		"Sends stamped frames on one interface, receives them on another (or the same), and reports loss, duplication, reordering\nand delay."+flowsHelp+"\n"+measureExamples,
 		"measure --tx IF --rx IF [FLAGS]", stdout, stderr)}}
 	fs.declareEnds("forward")
@@ -132,12 +133,12 @@ var directions = map[string]trial.Direction{
 // runMeasure sends, receives and compares.
 func runMeasure(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newMeasureFlags(stdout, stderr)
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	c, run, learn, err := fs.plan()
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	c.Progress = progressOn(stderr)
 	return fs.measure(ctx, c, run, learn)
@@ -189,16 +190,16 @@ func (fs *measureFlags) ends() (c generator.Config, d trial.Direction, learn flo
 func (fs *sendFlags) measure(ctx context.Context, c generator.Config, run generator.Run, learn float64) int {
 	tester, err := generator.Open(c)
 	if err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
 	r, err := learnAndRun(ctx, tester, run, learn, c.Flows)
 	if err = errors.Join(err, tester.Close()); err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
-	if err := printResult(fs.stdout, r, fs.json, run.Sizes); err != nil {
-		return fs.failure(err)
+	if err := printResult(fs.Stdout, r, fs.json, run.Sizes); err != nil {
+		return fs.Fail(err)
 	}
-	return exitOK
+	return commandline.OK
 }
 
 // learnAndRun opens the flows where that is needed, then measures.

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"handoff64/cmd/commandline"
+
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 )
@@ -104,7 +106,7 @@ func TestMeasureCommand(t *testing.T) {
 		"--tx", "near", "--rx", "far", "--dst", "198.18.1.0/30", "--dst-mac", mac(t, "far"), "--return-mac", mac(t, "near"),
 		"--flows", "100", "--rate", "5k", "--packets", "1000", "--direction", "both", "--json", "--imix", "aab", "--verify",
 	}
-	if code := runMeasure(t.Context(), args, &stdout, &stderr); code != exitOK || stderr.Len() > 0 {
+	if code := runMeasure(t.Context(), args, &stdout, &stderr); code != commandline.OK || stderr.Len() > 0 {
 		t.Fatalf("exit code %d, %s", code, &stderr)
 	}
 	var m measured

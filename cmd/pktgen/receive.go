@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"handoff64/bench/generator"
+	"handoff64/cmd/commandline"
 )
 
 const receiveHelp = `Receives stamped packets (those of pktgen send) until SIGINT, --duration or --packets, and counts loss, duplication and
@@ -21,7 +22,7 @@ Examples:
 
 // receiveFlags are those of receive.
 type receiveFlags struct {
-	*commandFlags
+	*commandline.Flags
 	portFlags
 	name, namespace, match string
 	duration               time.Duration
@@ -30,7 +31,7 @@ type receiveFlags struct {
 }
 
 func runReceive(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	fs := &receiveFlags{commandFlags: newFlags("receive", receiveHelp, "receive --interface IF [FLAGS]", stdout, stderr)}
+	fs := &receiveFlags{Flags: newFlags("receive", receiveHelp, "receive --interface IF [FLAGS]", stdout, stderr)}
 	fs.StringVar(&fs.name, "interface", "", "interface `IF` to receive on")
 	fs.StringVar(&fs.namespace, "netns", "", "network `NAMESPACE` of the interface: a name below /run/netns or a path")
 	fs.StringVar(&fs.match, "match", string(generator.MatchStamped), "which `PACKETS` to take: stamped, or ip (all TCP, UDP and pings without options and fragments)")
@@ -39,19 +40,19 @@ func runReceive(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	fs.BoolVar(&fs.verify, "verify", false, "check the checksums of stamped packets")
 	fs.BoolVar(&fs.latency, "latency", false, "report delays: the sender runs on this machine, whose clock the stamps show")
 	fs.BoolVar(&fs.json, "json", false, "print the result as one JSON object")
-	fs.portFlags.declare(fs.commandFlags)
-	if code, ok := fs.parse(args); !ok {
+	fs.portFlags.declare(fs.Flags)
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	if fs.name == "" {
-		return fs.misuse("--interface IF is missing")
+		return fs.Misuse("--interface IF is missing")
 	}
 	if fs.match != string(generator.MatchStamped) && fs.match != string(generator.MatchIP) {
-		return fs.misuse(fmt.Sprintf("--match %q is neither stamped nor ip", fs.match))
+		return fs.Misuse(fmt.Sprintf("--match %q is neither stamped nor ip", fs.match))
 	}
 	cpus, err := fs.check()
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	e := fs.endpoint(fs.name, fs.namespace)
 	e.Match = generator.Match(fs.match)
@@ -59,12 +60,12 @@ func runReceive(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		Endpoint: e, Threads: fs.threads, CPUs: cpus, Verify: fs.verify, Duration: fs.duration, Packets: fs.packets, Progress: progressOn(stderr),
 	})
 	if err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
 	if err := fs.print(r); err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
-	return exitOK
+	return commandline.OK
 }
 
 // receptionJSON is the result as --json has it.
@@ -94,12 +95,12 @@ func (fs *receiveFlags) print(r *generator.Reception) error {
 		j.Latency, j.NoLatency = latencyOf(r.Latency), &r.NoLatency
 	}
 	if fs.json {
-		if err := json.NewEncoder(fs.stdout).Encode(j); err != nil {
+		if err := json.NewEncoder(fs.Stdout).Encode(j); err != nil {
 			return fmt.Errorf("print the result: %w", err)
 		}
 		return nil
 	}
-	t := tabwriter.NewWriter(fs.stdout, 0, 8, 2, ' ', 0)
+	t := tabwriter.NewWriter(fs.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(t, "received\t%d in %v, %.4g Mpps between the first and the last\n", r.Received, r.Elapsed.Round(time.Millisecond), r.Rate()/1e6)
 	fmt.Fprintf(t, "missing\t%d between packets that came; duplicated %d, reordered %d, damaged %d, wrong checksums %d\n", r.Lost, r.Duplicated, r.Reordered, r.Damaged, r.BadChecksum)
 	if r.Foreign > 0 {
@@ -107,6 +108,6 @@ func (fs *receiveFlags) print(r *generator.Reception) error {
 	}
 	printLatency(t, "delay", j.Latency)
 	t.Flush()
-	printEndpoint(fs.stdout, r.Endpoint)
+	printEndpoint(fs.Stdout, r.Endpoint)
 	return nil
 }

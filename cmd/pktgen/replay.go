@@ -11,6 +11,7 @@ import (
 
 	"handoff64/bench/generator"
 	"handoff64/bench/traffic"
+	"handoff64/cmd/commandline"
 )
 
 const replayHelp = `Sends the frames of a capture file (pcap or pcapng, Ethernet): at the times at which they were recorded, at a rate, or as fast
@@ -23,7 +24,7 @@ Examples:
 
 // replayFlags are those of replay.
 type replayFlags struct {
-	*commandFlags
+	*commandline.Flags
 	portFlags
 	name, namespace, file, rate, srcMAC, dstMAC string
 	speed                                       float64
@@ -32,7 +33,7 @@ type replayFlags struct {
 }
 
 func newReplayFlags(stdout, stderr io.Writer) *replayFlags {
-	fs := &replayFlags{commandFlags: newFlags("replay", replayHelp, "replay --interface IF --pcap FILE [FLAGS]", stdout, stderr)}
+	fs := &replayFlags{Flags: newFlags("replay", replayHelp, "replay --interface IF --pcap FILE [FLAGS]", stdout, stderr)}
 	fs.StringVar(&fs.name, "interface", "", "interface `IF` to send on")
 	fs.StringVar(&fs.namespace, "netns", "", "network `NAMESPACE` of the interface: a name below /run/netns or a path")
 	fs.StringVar(&fs.file, "pcap", "", "capture `FILE`")
@@ -42,31 +43,31 @@ func newReplayFlags(stdout, stderr io.Writer) *replayFlags {
 	fs.StringVar(&fs.srcMAC, "src-mac", "", "source Ethernet address of all frames, `MAC` (default the recorded ones)")
 	fs.StringVar(&fs.dstMAC, "dst-mac", "", "destination Ethernet address of all frames, `MAC` (default the recorded ones)")
 	fs.BoolVar(&fs.json, "json", false, "print the result as one JSON object")
-	fs.portFlags.declare(fs.commandFlags)
+	fs.portFlags.declare(fs.Flags)
 	return fs
 }
 
 func runReplay(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newReplayFlags(stdout, stderr)
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	cfg, link, err := fs.config()
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	if cfg.Recording, err = generator.LoadRecording(fs.file, link); err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
 	cfg.Progress = progressOn(stderr)
 	r, err := generator.Replay(ctx, cfg)
 	if err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
 	if err := fs.print(r, cfg.Recording); err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
-	return exitOK
+	return commandline.OK
 }
 
 // config checks the flags.
@@ -115,7 +116,7 @@ type replayedJSON struct {
 func (fs *replayFlags) print(r *generator.Replayed, rec *generator.Recording) error {
 	late := latencyOf(r.Late)
 	if fs.json {
-		err := json.NewEncoder(fs.stdout).Encode(replayedJSON{
+		err := json.NewEncoder(fs.Stdout).Encode(replayedJSON{
 			Sent: r.Sent, Octets: r.Octets, Loops: r.Rounds, Seconds: r.Elapsed.Seconds(), Rate: r.Rate, Wanted: r.Wanted, Missed: r.Missed,
 			RingFull: r.RingFull, NoFrame: r.NoFrame, Late: late, Interrupted: r.Interrupted, Interface: r.Endpoint,
 		})
@@ -124,7 +125,7 @@ func (fs *replayFlags) print(r *generator.Replayed, rec *generator.Recording) er
 		}
 		return nil
 	}
-	t := tabwriter.NewWriter(fs.stdout, 0, 8, 2, ' ', 0)
+	t := tabwriter.NewWriter(fs.Stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(t, "capture\t%d packets over %v\n", rec.Len(), rec.Duration().Round(time.Microsecond))
 	fmt.Fprintf(t, "sent\t%d (%.4g times all) in %v, %.4g Mpps, %.4g Gbit/s\n", r.Sent, r.Rounds, r.Elapsed.Round(time.Millisecond), r.Rate/1e6, gigabits(r.Octets, r.Elapsed))
 	if r.Wanted > 0 {
@@ -132,9 +133,9 @@ func (fs *replayFlags) print(r *generator.Replayed, rec *generator.Recording) er
 	}
 	printLatency(t, "behind the recorded times", late)
 	t.Flush()
-	printEndpoint(fs.stdout, r.Endpoint)
+	printEndpoint(fs.Stdout, r.Endpoint)
 	if r.Interrupted {
-		fmt.Fprintln(fs.stdout, "interrupted: this is the result so far")
+		fmt.Fprintln(fs.Stdout, "interrupted: this is the result so far")
 	}
 	return nil
 }

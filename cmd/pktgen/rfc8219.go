@@ -17,6 +17,7 @@ import (
 	"handoff64/bench/search"
 	"handoff64/bench/traffic"
 	"handoff64/bench/trial"
+	"handoff64/cmd/commandline"
 )
 
 const rfc8219Help = `Runs the procedures of RFC 8219 section 7 on a translator between two interfaces: throughput, frame loss rate, latency and
@@ -45,10 +46,10 @@ type rfc8219Flags struct {
 }
 
 func newRFC8219Flags(stdout, stderr io.Writer) *rfc8219Flags {
-	fs := &rfc8219Flags{measureFlags: measureFlags{sendFlags: sendFlags{commandFlags: newFlags("rfc8219", rfc8219Help, "rfc8219 --tx IF --rx IF [FLAGS]", stdout, stderr)}}}
+	fs := &rfc8219Flags{measureFlags: measureFlags{sendFlags: sendFlags{Flags: newFlags("rfc8219", rfc8219Help, "rfc8219 --tx IF --rx IF [FLAGS]", stdout, stderr)}}}
 	fs.declareEnds("both")
-	fs.flowFlags.declareFlows(fs.commandFlags)
-	fs.portFlags.declare(fs.commandFlags)
+	fs.flowFlags.declareFlows(fs.Flags)
+	fs.portFlags.declare(fs.Flags)
 	fs.BoolVar(&fs.json, "json", false, "print the results as one JSON object")
 	fs.StringVar(&fs.tests, "tests", strings.Join(rfc8219Tests, ","), "`LIST` of tests to run")
 	fs.StringVar(&fs.sizes, "sizes", "", "`OCTETS,OCTETS...` of frames on the --tx side, without check sequence, or rfc for all that RFC 8219 names (default the smallest)")
@@ -87,16 +88,16 @@ type rfc8219Result struct {
 
 func runRFC8219(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newRFC8219Flags(stdout, stderr)
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	c, direction, learn, err := fs.ends()
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	options, tests, err := fs.options(direction, fs.least(&c))
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	r := rfc8219Result{
 		Direction: fs.direction, Flows: c.Flows.Len(), Loss: fs.acceptable, Trial: fs.trial.Seconds(), Stream: fs.stream.Seconds(), Repetitions: fs.repetitions,
@@ -116,12 +117,12 @@ func runRFC8219(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		r.Interrupted, err = true, nil
 	}
 	if err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
 	if err := r.print(stdout, fs.json); err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
-	return exitOK
+	return commandline.OK
 }
 
 // withTester opens the interfaces, has each flow known, and calls do.
@@ -211,7 +212,7 @@ func (fs *rfc8219Flags) test(ctx context.Context, t *generator.Tester, o rfc8219
 		}
 	}
 	if tests["throughput"] {
-		o.Search.Progress = stepsOn(fs.stderr, fmt.Sprintf("throughput, %d octets", o.Size))
+		o.Search.Progress = stepsOn(fs.Stderr, fmt.Sprintf("throughput, %d octets", o.Size))
 		found, err := rfc8219.Throughput(ctx, t, o)
 		if err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	"handoff64/bench/generator"
 	"handoff64/bench/rfc9693"
 	"handoff64/bench/search"
+	"handoff64/cmd/commandline"
 )
 
 const rfc9693Help = `Runs the procedures of RFC 9693 on a stateful translator between two interfaces: the maximum rate at which connections can be
@@ -35,10 +36,10 @@ type rfc9693Flags struct {
 }
 
 func newRFC9693Flags(stdout, stderr io.Writer) *rfc9693Flags {
-	fs := &rfc9693Flags{measureFlags: measureFlags{sendFlags: sendFlags{commandFlags: newFlags("rfc9693", rfc9693Help, "rfc9693 --tx IF --rx IF --empty COMMAND [FLAGS]", stdout, stderr)}}}
+	fs := &rfc9693Flags{measureFlags: measureFlags{sendFlags: sendFlags{Flags: newFlags("rfc9693", rfc9693Help, "rfc9693 --tx IF --rx IF --empty COMMAND [FLAGS]", stdout, stderr)}}}
 	fs.declareEnds("both")
-	fs.flowFlags.declareFlows(fs.commandFlags)
-	fs.portFlags.declare(fs.commandFlags)
+	fs.flowFlags.declareFlows(fs.Flags)
+	fs.portFlags.declare(fs.Flags)
 	fs.BoolVar(&fs.json, "json", false, "print the results as one JSON object")
 	fs.StringVar(&fs.tests, "tests", "establishment,teardown", "`LIST` of tests to run: establishment, teardown, capacity")
 	fs.StringVar(&fs.empty, "empty", "", "shell `COMMAND` that removes all entries of the device's table")
@@ -67,12 +68,12 @@ type rfc9693Result struct {
 
 func runRFC9693(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fs := newRFC9693Flags(stdout, stderr)
-	if code, ok := fs.parse(args); !ok {
+	if code, ok := fs.Read(args); !ok {
 		return code
 	}
 	p, err := fs.plan()
 	if err != nil {
-		return fs.misuse(err.Error())
+		return fs.Misuse(err.Error())
 	}
 	r := rfc9693Result{Connections: p.config.Flows.Len(), Protocol: fs.protocol, Validation: fs.alpha}
 	err = p.run(ctx, &r)
@@ -80,12 +81,12 @@ func runRFC9693(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		r.Interrupted, err = true, nil
 	}
 	if err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
 	if err := r.print(stdout, fs.json); err != nil {
-		return fs.failure(err)
+		return fs.Fail(err)
 	}
-	return exitOK
+	return commandline.OK
 }
 
 // rfc9693Plan is what the flags ask for.
@@ -129,7 +130,7 @@ func (fs *rfc9693Flags) plan() (p rfc9693Plan, err error) {
 	if within <= 0 {
 		within = max(1, flows/100)
 	}
-	p.empty, p.repetitions, p.alpha, p.stderr = fs.empty, fs.repetitions, fs.alpha, fs.stderr
+	p.empty, p.repetitions, p.alpha, p.stderr = fs.empty, fs.repetitions, fs.alpha, fs.Stderr
 	p.search = search.Options{High: most, Error: 1, Relative: fs.relative, Loss: fs.acceptable, Verify: fs.again}
 	p.capacity = rfc9693.CapacityOptions{
 		Safe: fs.safe, Largest: flows, Error: within, Alpha: fs.alpha, Beta: 0.1, Gamma: 0.5, MaxRate: most, RateErrors: 0.1, Verify: fs.again,
