@@ -27,6 +27,9 @@ func (s *Shard) look(e *ending, i uint32, sure bool) {
 	if !sure {
 		return
 	}
+	if s.t.logSessions.Load() {
+		prefetchLine(&s.journal.born[i])
+	}
 	s.hashes(e, &w)
 	prefetchLine(&s.index64.tags[s.index64.bucketOf(e.h64)])
 	prefetchLine(&s.index46.tags[s.index46.bucketOf(e.h46)])

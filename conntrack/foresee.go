@@ -71,8 +71,12 @@ func (s *Shard) Foresee(keys []*Key64, hashes []uint64, f []Foresight, step int)
 		prefetchLine(&s.index46.tags[s.index46.bucketOf(f[i].hash46)])
 	}
 	if i := step - 2*stride; i >= 0 && i < len(keys) {
-		prefetchLine(s.index64.firstFree(f[i].hash64))
-		prefetchLine(s.index46.firstFree(f[i].hash46))
+		at := s.index64.firstFree(f[i].hash64)
+		prefetchLine(&s.index64.slots[at])
+		prefetchLine(&s.index46.slots[s.index46.firstFree(f[i].hash46)])
+		if s.t.logSessions.Load() {
+			prefetchLine(&s.journal.born[at])
+		}
 		if f[i].address != 0 {
 			prefetchLine(s.t.clients.guess(f[i].address))
 		}
@@ -98,4 +102,4 @@ func (s *Shard) foreseeMapping(k *Key64, f *Foresight) {
 
 // firstFree is the first free slot of a hash's first bucket, which is where
 // most entries go, or the last lane's when there is none.
-func (x *index) firstFree(h uint64) *slot { return &x.slots[x.lane(x.bucketOf(h), 0)] }
+func (x *index) firstFree(h uint64) uint32 { return x.lane(x.bucketOf(h), 0) }

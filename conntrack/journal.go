@@ -47,7 +47,7 @@ type journal struct {
 // newJournal has room for the beginnings of the sessions in n slots.
 func newJournal(n int) (j journal, err error) {
 	j.events = make([]Event, 0, journalSize)
-	if j.mem, err = mapSparse(sizeOf[uint64](n), false); err != nil {
+	if j.mem, err = mapSparse(sizeOf[uint64](n), true); err != nil {
 		return j, fmt.Errorf("beginnings of %d sessions: %w", n, err)
 	}
 	j.born = overlay[uint64](j.mem, 0, n)
