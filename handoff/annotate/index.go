@@ -52,17 +52,21 @@ type Index struct {
 	ports     map[key]*history
 	addresses map[[4]byte]*timeline // those of NAT64s and of the pool
 	spans     int
+	end       int64 // from when on nothing is known, as handoffd did not run
 }
 
 // NewIndex returns an empty index.
 func NewIndex() *Index {
-	return &Index{ports: map[key]*history{}, addresses: map[[4]byte]*timeline{}}
+	return &Index{ports: map[key]*history{}, addresses: map[[4]byte]*timeline{}, end: forever}
 }
 
 // Spans is the number of times that are known in which a client had a port.
 func (x *Index) Spans() int { return x.spans }
 
-// Event takes in a line of the session log. Lines come in their order.
+// Event takes in a line of the session log. Lines come in their order. Where one
+// says which of our addresses was asked, a client that follows another there has
+// taken its place, also if the line that says so is lost. A text log does not say
+// it: there the other may be at another of our addresses.
 func (x *Index) Event(e *server.Event) {
 	if e.Kind == server.Initialized {
 		x.address(e.NAT64)
@@ -71,7 +75,7 @@ func (x *Index) Event(e *server.Event) {
 	s := span{client: e.Client, from: e.Time, to: forever, clientPort: e.ClientPort, server: e.Server}
 	h := x.history(e.Address, e.MappedPort)
 	for i := len(h.spans) - 1; i >= 0; i-- {
-		if o := &h.spans[i]; o.to == forever && (o.same(&s) || e.Kind == server.Created && o.server == s.server) {
+		if o := &h.spans[i]; o.to == forever && (o.same(&s) || e.Kind == server.Created && o.server == s.server && s.server != [4]byte{}) {
 			if e.Kind == server.Created && o.same(&s) {
 				return // a line may stand there twice
 			}
@@ -188,6 +192,9 @@ func (x *Index) Find(address [4]byte, port uint16, at Moment, dst []netip.AddrPo
 			dst = append(dst, c)
 		}
 		return len(dst)-begin < mostNamed
+	}
+	if at.From > x.end {
+		return Unknown, dst
 	}
 	x.ports[keyOf(address, port)].each(at.From, at.To, collect)
 	x.ports[keyOf(address, 0)].each(at.From, at.To, collect)

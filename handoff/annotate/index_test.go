@@ -77,6 +77,10 @@ func TestFind(t *testing.T) {
 			nat64, 5000, moments(12, 12), Found, "[2001:db8:1::10]:400"},
 		"two of our addresses": {known(event(c, 10, nat64, 5000, alice, 400, web), event(c, 11, nat64, 5000, bob, 500, mail), event(d, 12, nat64, 5000, alice, 400, web)),
 			nat64, 5000, moments(11.5, 11.5), Ambiguous, "[2001:db8:2::7]:500 [2001:db8:1::10]:400"},
+		"two of our addresses, which the text log does not tell apart": {known(event(c, 10, nat64, 5000, alice, 400, none), event(c, 11, nat64, 5000, bob, 500, none), event(d, 12, nat64, 5000, alice, 400, none)),
+			nat64, 5000, moments(11.5, 11.5), Ambiguous, "[2001:db8:2::7]:500 [2001:db8:1::10]:400"},
+		"one of these has ended": {known(event(c, 10, nat64, 5000, alice, 400, none), event(c, 11, nat64, 5000, bob, 500, none), event(d, 12, nat64, 5000, alice, 400, none)),
+			nat64, 5000, moments(13, 13), Found, "[2001:db8:2::7]:500"},
 		"one of the two has ended": {known(event(c, 10, nat64, 5000, alice, 400, web), event(c, 11, nat64, 5000, bob, 500, mail), event(d, 12, nat64, 5000, alice, 400, web)),
 			nat64, 5000, moments(13, 13), Found, "[2001:db8:2::7]:500"},
 		"the one that lasts began first": {known(event(c, 10, nat64, 5000, alice, 400, web), event(c, 11, nat64, 5000, bob, 500, mail), event(d, 12, nat64, 5000, bob, 500, mail)),
@@ -99,6 +103,26 @@ func TestFind(t *testing.T) {
 		if v != test.want || names != test.who {
 			t.Errorf("%s: %d %q, want %d %q", name, v, names, test.want, test.who)
 		}
+	}
+}
+
+// Of what is written after handoffd has stopped, nothing is known.
+func TestStopped(t *testing.T) {
+	x := known(event(server.Created, 10, nat64, 5000, alice, 400, web))
+	x.end = at(20)
+	for _, test := range []struct {
+		at   Moment
+		want Verdict
+	}{{moments(15, 15), Found}, {moments(20, 20.9), Found}, {moments(20.1, 21), Unknown}} {
+		if v, _ := x.Find(nat64, 5000, test.at, nil); v != test.want {
+			t.Errorf("%v with the port: %d, want %d", test.at, v, test.want)
+		}
+		if v, _ := x.FindAlone(nat64, test.at, nil); v != test.want {
+			t.Errorf("%v without: %d, want %d", test.at, v, test.want)
+		}
+	}
+	if v, _ := x.Find(mail, 5000, moments(30, 30), nil); v != Direct {
+		t.Errorf("an address of nobody: %d", v)
 	}
 }
 

@@ -21,13 +21,26 @@ func (p *parser) journal(b []byte, l *line) (k kind, ok bool) {
 		}
 	}
 	if p.fieldName == "" {
-		return p.message(v.GetStringBytes("MESSAGE"), l, isSSHD(v.GetStringBytes("SYSLOG_IDENTIFIER"))), true
+		return p.message(p.octets(v.Get("MESSAGE")), l, isSSHD(v.GetStringBytes("SYSLOG_IDENTIFIER"))), true
 	}
 	if k = whole(v.GetStringBytes(p.fieldName), l); k == isIPv4 && p.portName != "" {
 		n, digits := number(v.GetStringBytes(p.portName), 65535)
 		l.port, l.hasPort = uint16(n), digits > 0
 	}
 	return k, true
+}
+
+// octets is a field's value; one that is no UTF-8 is an array of numbers in the
+// journal. It stays valid until the next call.
+func (p *parser) octets(v *fastjson.Value) []byte {
+	if v == nil || v.Type() != fastjson.TypeArray {
+		return v.GetStringBytes()
+	}
+	p.buf = p.buf[:0]
+	for _, n := range v.GetArray() {
+		p.buf = append(p.buf, byte(n.GetUint()))
+	}
+	return p.buf
 }
 
 // message reads what a program wrote; journald knows when better than it does.

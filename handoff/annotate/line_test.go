@@ -78,6 +78,9 @@ func TestLines(t *testing.T) {
 		{`{"_SOURCE_REALTIME_TIMESTAMP":"1795000000000001","__REALTIME_TIMESTAMP":"1795000000123456","MESSAGE":"192.0.2.64:7 - - [26/Nov/2026:10:13:30 +0000] \"GET /\" 200 1 \"-\" \"from 192.0.2.9 port 5\""}`,
 			"ipv4 192.0.2.64:7 2026-11-18T11:06:40.000001+0"},
 		{`{"MESSAGE":[1,2,3]}`, "none"},
+		{`{"MESSAGE":[255,32,49,46,50,46,51,46,52,58,53]}`, "ipv4 1.2.3.4:5"}, // "\xff 1.2.3.4:5"
+		{`{"MESSAGE":[-1,"x",{}],"SYSLOG_IDENTIFIER":8}`, "none"},
+		{`{"MESSAGE":null}`, "none"},
 		{`{"MESSAGE":"cut off`, "none"},
 		{`{}`, "none"},
 	} {

@@ -13,6 +13,7 @@ import (
 type parser struct {
 	clock clock
 	json  fastjson.Parser
+	buf   []byte
 
 	// What the user says: which word of a text line, or which field of an
 	// object, has the address, and which the port.

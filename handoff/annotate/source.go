@@ -63,7 +63,7 @@ func (s *Source) Load(ctx context.Context, x *Index, by By) error {
 			return err // handoffd's own log may not be there yet
 		}
 	}
-	return s.table(ctx, x)
+	return s.table(ctx, x, by)
 }
 
 // Refresh takes in what has been added since. Without a log that is the table
@@ -74,20 +74,44 @@ func (s *Source) Refresh(ctx context.Context, x *Index, by By) error {
 	if by == ByTime && s.log != nil {
 		s.asOf = now.UnixMicro()
 		err := s.log.Read(x.Event)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // being rotated
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // being rotated
+			return err
 		}
-		return err
+		if x.end == forever {
+			return nil
+		}
+		// handoffd did not run, and may do so again.
 	}
 	if now.Sub(s.tableAt) < max(time.Second, 10*s.cost) {
 		return nil
 	}
 	s.asOf = now.UnixMicro()
+	if by == ByTime && s.log != nil {
+		if s.table(ctx, x, by) != nil {
+			s.tableAt = now // it is starting, perhaps: x has been told already
+		}
+		return nil
+	}
 	x.endAll(s.asOf)
-	return s.table(ctx, x)
+	return s.table(ctx, x, by)
 }
 
-func (s *Source) table(ctx context.Context, x *Index) (err error) {
+// running notes when handoffd stopped, if it did: NAT64s use ports as they like
+// from then on. Of a copy of a log nobody knows until when it goes.
+func (s *Source) running(ctx context.Context, v server.View, x *Index) error {
+	st, err := v.Status(ctx)
+	if err != nil {
+		return err
+	}
+	x.end = forever
+	if !s.copied && !st.StoppedAt.IsZero() {
+		x.end = st.StoppedAt.UnixMicro()
+	}
+	return nil
+}
+
+// table takes in what the table has.
+func (s *Source) table(ctx context.Context, x *Index, by By) (err error) {
 	begin := s.now()
 	v, err := s.open(ctx)
 	if s.copied && errors.Is(err, server.ErrNoTable) {
@@ -97,6 +121,12 @@ func (s *Source) table(ctx context.Context, x *Index) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.Close()) }()
+	if by == ByTime {
+		err = s.running(ctx, v, x)
+	}
+	if err != nil {
+		return err
+	}
 	err = v.Entries(ctx, server.Filter{}, func(r *server.Row) error { x.Row(r); return nil })
 	s.tableAt = s.now()
 	s.cost = s.tableAt.Sub(begin)

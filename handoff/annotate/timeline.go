@@ -30,6 +30,9 @@ func (x *Index) FindAlone(address [4]byte, at Moment, dst []netip.AddrPort) (Ver
 	if t == nil {
 		return Direct, dst
 	}
+	if at.From > x.end {
+		return Unknown, dst
+	}
 	if !t.fresh {
 		t.build()
 	}

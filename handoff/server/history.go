@@ -55,27 +55,28 @@ func (r *Row) holder(at netip.AddrPort) Holder {
 // LookupAt says who was behind a NAT64's mapped port at a time. What is in the
 // table and was then is sure; the log, with those it was rotated to, tells of
 // what has been deleted since. A time of whole seconds is one of a log that has no
-// finer ones: if nobody had the port when that second began, whoever has it when it
-// ends is meant.
+// finer ones: if nobody had the port when that second began, whoever got it before
+// it ended is meant, and had it for less perhaps.
 func LookupAt(ctx context.Context, v View, at netip.AddrPort, when time.Time) ([]Holder, error) {
-	out, err := lookupAt(ctx, v, at, when)
+	out, err := lookupAt(ctx, v, at, when, when)
 	if err == nil && len(out) == 0 && when.Nanosecond() == 0 {
-		return lookupAt(ctx, v, at, when.Add(time.Second-time.Microsecond))
+		return lookupAt(ctx, v, at, when, when.Add(time.Second-time.Microsecond))
 	}
 	return out, err
 }
 
-func lookupAt(ctx context.Context, v View, at netip.AddrPort, when time.Time) ([]Holder, error) {
+// lookupAt says who was there at the time from, and who came until the time to.
+func lookupAt(ctx context.Context, v View, at netip.AddrPort, from, to time.Time) ([]Holder, error) {
 	st, err := v.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out, err := readHistory(st.Log, at, when)
+	out, err := readHistory(st.Log, at, from, to)
 	if err != nil {
 		return nil, err
 	}
 	err = v.Entries(ctx, Filter{Address: at.Addr(), MappedPort: at.Port()}, func(r *Row) error {
-		if r.Created.After(when) || r.MappedPort != at.Port() && r.MappedPort != 0 {
+		if r.Created.After(to) || r.MappedPort != at.Port() && r.MappedPort != 0 {
 			return nil
 		}
 		h := r.holder(at)
@@ -86,7 +87,7 @@ func lookupAt(ctx context.Context, v View, at netip.AddrPort, when time.Time) ([
 }
 
 // readHistory reads a log and those it was rotated to, oldest first.
-func readHistory(path string, at netip.AddrPort, when time.Time) ([]Holder, error) {
+func readHistory(path string, at netip.AddrPort, from, to time.Time) ([]Holder, error) {
 	if path == "-" || path == "" {
 		return nil, nil // standard output, which others keep
 	}
@@ -103,7 +104,7 @@ func readHistory(path string, at netip.AddrPort, when time.Time) ([]Holder, erro
 	// The clock may have been set back between two runs; within one the log's
 	// order is the truth, and sorting keeps it.
 	slices.SortStableFunc(events, func(a, b Event) int { return int(max(-1, min(1, a.Time-b.Time))) })
-	return replay(events, at.Port(), when.UnixMicro()), nil
+	return replay(events, at.Port(), from.UnixMicro(), to.UnixMicro()), nil
 }
 
 // rotated lists the log and what logrotate and its like made of it: NAME.1,
@@ -177,11 +178,15 @@ func scanEvents(r io.Reader, at netip.AddrPort, dst []Event) ([]Event, error) {
 	}
 }
 
-// replay returns who was behind a port at a time.
-func replay(events []Event, port uint16, when int64) (out []Holder) {
+// replay returns who was behind a port at the time from, and who came until the
+// time to, whether they stayed or not.
+func replay(events []Event, port uint16, from, to int64) (out []Holder) {
 	for _, e := range events {
-		if e.Time > when {
+		if e.Time > to {
 			break
+		}
+		if e.Time > from && e.Kind == Deleted {
+			continue
 		}
 		h := Holder{Client: netip6(e.Client), ClientPort: e.ClientPort}
 		if e.MappedPort == 0 { // the whole address

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -47,7 +48,10 @@ type NAT64Status struct {
 // Status is what `handoffd status` shows. Counters are zero without a running
 // server. A plain value.
 type Status struct {
-	Ready   bool   `json:"ready"`
+	Ready bool `json:"ready"`
+	// StoppedAt is when the table was last written, if no server has it.
+	StoppedAt time.Time `json:"stopped_at,omitzero"`
+
 	Version string `json:"version,omitempty"`
 	UptimeS int64  `json:"uptime_s"`
 	Mode    string `json:"mode"`
@@ -134,7 +138,11 @@ func (v *stored) Status(context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	st := Status{Mode: "minimal", Log: string(path)}
+	info, err := os.Stat(v.store.db.Path())
+	if err != nil {
+		return Status{}, fmt.Errorf("look at the table: %w", err)
+	}
+	st := Status{Mode: "minimal", Log: string(path), StoppedAt: info.ModTime().UTC()}
 	v.table.describe(&st)
 	(&counters{}).describe(&st.Counters)
 	return st, nil

@@ -72,7 +72,24 @@ func TestHandoffAnnotate(t *testing.T) {
 			w.annotated(h, file, clients, "--by", "table")
 			w.must(h.Stop())
 			w.annotated(h, file, clients)
+			w.afterStop(h, file)
 		})
+	}
+}
+
+// afterStop expects that lines of a time after handoffd has stopped have nobody
+// who is known.
+func (w *world) afterStop(h *lab.Handoffd, file string) {
+	w.t.Helper()
+	b, err := os.ReadFile(file)
+	w.must(err)
+	line, _, _ := strings.Cut(string(b), "\n")
+	begin, end := strings.IndexByte(line, '['), strings.Index(line, "] \"")
+	line = line[:begin+1] + time.Now().Add(time.Hour).Format("02/Jan/2006:15:04:05 -0700") + line[end:]
+	cmd := exec.CommandContext(w.ctx, built.Handoffd, "annotate", "--state-dir", h.StateDir())
+	cmd.Stdin = strings.NewReader(line)
+	if out, err := cmd.Output(); err != nil || string(out) != line+" client=?" {
+		w.t.Errorf("an hour after the end: %q (%v)", out, err)
 	}
 }
 
