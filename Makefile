@@ -34,6 +34,7 @@ soak: ## run the long forms of tests (needs root, and about three quarters of an
 	$(GO) test -count=1 -v -run TestResidentMemory ./conntrack -rss.sessions=4194304
 	$(GO) test -count=1 -v -timeout 4h -run 'TestHandoff(NoEntryIsEverLost|MoreConnectionsThanPorts|GarbageToNat64d)' ./tools/lab/e2e \
 		-e2e.timeout=2h -handoff.crashes=200 -handoff.connections=60000 -handoff.garbage=10000000
+	$(GO) test -count=1 -v -timeout 1h -parallel 1 -run TestEveryModeTransfers ./tools/lab/e2e -e2e.timeout=20m -handoff.octets=1073741824
 
 fuzz: ## run each fuzz target for FUZZTIME (10s)
 	@grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sort | \
