@@ -373,3 +373,20 @@ func BenchmarkAnnotate(b *testing.B) {
 		}
 	}
 }
+
+// A copy of the log is enough for who may not ask the handoffd of this host; its
+// own log is not.
+func TestForbiddenTable(t *testing.T) {
+	forbidden := func(context.Context) (server.View, error) { return nil, fmt.Errorf("ask: %w", os.ErrPermission) }
+	s, err := OpenSource(context.Background(), forbidden, sessionLog(t, examples...))
+	if err == nil {
+		_, err = New(context.Background(), s, Options{})
+		err = errors.Join(err, s.Close())
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	if _, err := OpenSource(context.Background(), forbidden, ""); !errors.Is(err, os.ErrPermission) {
+		t.Errorf("without a copy: %v", err)
+	}
+}

@@ -1,10 +1,6 @@
 package annotate
 
-import (
-	"strconv"
-
-	"github.com/valyala/fastjson"
-)
+import "github.com/valyala/fastjson"
 
 // journal reads an object as `journalctl -o json` writes it. The address is in
 // the field that the user named, else in the message. ok is false if the line
@@ -57,7 +53,16 @@ func (p *parser) message(b []byte, l *line, sshd bool) kind {
 }
 
 // microseconds reads journald's time.
-func microseconds(b []byte) (int64, bool) {
-	us, err := strconv.ParseInt(string(b), 10, 64)
-	return us, err == nil
+func microseconds(b []byte) (us int64, ok bool) {
+	const digits = 16 // of every time from 2001 to 2286
+	if len(b) == 0 || len(b) > digits {
+		return 0, false
+	}
+	for _, c := range b {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		us = us*10 + int64(c-'0')
+	}
+	return us, true
 }

@@ -81,6 +81,9 @@ func TestLines(t *testing.T) {
 		{`{"MESSAGE":[255,32,49,46,50,46,51,46,52,58,53]}`, "ipv4 1.2.3.4:5"}, // "\xff 1.2.3.4:5"
 		{`{"MESSAGE":[-1,"x",{}],"SYSLOG_IDENTIFIER":8}`, "none"},
 		{`{"MESSAGE":null}`, "none"},
+		{`{"__REALTIME_TIMESTAMP":"-1","MESSAGE":"1.2.3.4:5"}`, "ipv4 1.2.3.4:5"},
+		{`{"__REALTIME_TIMESTAMP":"99999999999999999","MESSAGE":"1.2.3.4:5"}`, "ipv4 1.2.3.4:5"},
+		{`{"__REALTIME_TIMESTAMP":"","MESSAGE":"1.2.3.4:5"}`, "ipv4 1.2.3.4:5"},
 		{`{"MESSAGE":"cut off`, "none"},
 		{`{}`, "none"},
 	} {

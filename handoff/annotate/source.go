@@ -114,8 +114,8 @@ func (s *Source) running(ctx context.Context, v server.View, x *Index) error {
 func (s *Source) table(ctx context.Context, x *Index, by By) (err error) {
 	begin := s.now()
 	v, err := s.open(ctx)
-	if s.copied && errors.Is(err, server.ErrNoTable) {
-		return nil // a log that was brought here without its handoffd
+	if s.copied && (errors.Is(err, server.ErrNoTable) || errors.Is(err, fs.ErrPermission)) {
+		return nil // a log that was brought here without its handoffd, or for whom that is not
 	}
 	if err != nil {
 		return err
