@@ -15,6 +15,11 @@ func FuzzLine(f *testing.F) {
 		`2026-11-26T10:13:30.091234+01:00 www sshd[811]: Accepted publickey for root from 192.0.2.64 port 38526 ssh2`,
 		`{"__REALTIME_TIMESTAMP":"1795000000123456","MESSAGE":"Accepted password for root from 192.0.2.64 port 38526 ssh2"}`,
 		`Nov 22 10:13:30 [::ffff:192.0.2.64]:5`, "{}", "",
+		`192.0.2.64 - [me] [26/Nov/2026:10:13:30 +0100] "GET /" 200 1 "-" "x" port=38526`,
+		`Nov 22 10:13:30 www sshd[8]: Connection from 192.0.2.64 port 38526 on 192.0.2.10 port 22`,
+		`Nov 22 10:13:30 www postfix/smtpd[8]: connect from unknown[192.0.2.64]:38526`,
+		`[Thu Nov 26 10:13:30.091234 2026] [core:info] [client 192.0.2.64:38526] AH00128`,
+		`{"MESSAGE":[255,32,49,46,50,46,51,46,52,58,53]}`,
 	} {
 		f.Add([]byte(s), uint8(0), uint8(0))
 		f.Add([]byte(s), uint8(1), uint8(2))
