@@ -29,7 +29,7 @@ func (o *Options) goBenchmarks(ctx context.Context, group string) (command strin
 	for round := range o.Count {
 		for _, r := range goRuns[group] {
 			if round == 0 {
-				commands = append(commands, fmt.Sprintf("go test -run '^$' -bench '%s' -benchtime %s -count %d ./bench", r.pattern, r.benchtime, o.Count))
+				commands = append(commands, fmt.Sprintf("go test %s -run '^$' -bench '%s' -benchtime %s -count %d ./bench", profiled, r.pattern, r.benchtime, o.Count))
 			}
 			out, err := o.goTest(ctx, r)
 			if err != nil {
@@ -50,9 +50,12 @@ func (o *Options) goBenchmarks(ctx context.Context, group string) (command strin
 	return strings.Join(commands, "\n"), all, nil
 }
 
+// profiled compiles benchmarks as nat64d is compiled; go test by itself does not.
+const profiled = "-pgo=cmd/nat64d/default.pgo"
+
 // goTest runs benchmarks without the tests.
 func (o *Options) goTest(ctx context.Context, r goRun) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", r.pattern, "-benchtime", r.benchtime, "./bench")
+	cmd := exec.CommandContext(ctx, "go", "test", profiled, "-run", "^$", "-bench", r.pattern, "-benchtime", r.benchtime, "./bench")
 	cmd.Dir = o.Source
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
