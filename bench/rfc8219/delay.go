@@ -96,6 +96,9 @@ var errNoDelay = errors.New("no stamped frame arrived")
 func repeat(ctx context.Context, dev trial.Device, p trial.Plan, times int, hear func(trial.Outcome)) error {
 	for i := range times {
 		out, err := dev.Trial(ctx, p)
+		if err == nil {
+			err = ctx.Err() // a stream cut short has no result
+		}
 		if err == nil && (out.Latency == nil || out.Latency.TotalCount() == 0) {
 			err = errNoDelay
 		}

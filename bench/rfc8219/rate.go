@@ -34,6 +34,9 @@ func FrameLossRate(ctx context.Context, dev trial.Device, o Options) ([]LossPoin
 	for tenth := 10; tenth > 0 && clean < 2; tenth-- {
 		rate := o.Search.High * float64(tenth) / 10
 		out, err := dev.Trial(ctx, trial.Plan{Rate: rate, Duration: o.Trial, Size: o.Size, Direction: o.Direction})
+		if err == nil {
+			err = ctx.Err() // a trial cut short has no result
+		}
 		if err != nil {
 			return points, fmt.Errorf("frame loss at %.0f frames/s: %w", rate, err)
 		}

@@ -25,7 +25,7 @@ func EstablishmentRate(ctx context.Context, dev Device, connections int, alpha f
 		return search.Found{}, fmt.Errorf("validation at %v times the rate: it must be above 0", alpha)
 	}
 	return search.Highest(ctx, o, func(ctx context.Context, rate float64) (trial.Outcome, error) {
-		return establish(ctx, dev, connections, rate, alpha)
+		return establish(ctx, dev, connections, rate, alpha, o.Loss)
 	})
 }
 

@@ -36,6 +36,24 @@ func TestValidationFindsMissingConnections(t *testing.T) {
 	}
 }
 
+// A loss that is accepted does not spare the connections validation.
+func TestAcceptedLossIsValidated(t *testing.T) {
+	g := &lossy{trialtest.Gateway{Establishes: 1e9, Capacity: 5000, Policy: trialtest.ForwardAnyway}}
+	f, err := EstablishmentRate(context.Background(), g, 10_000, DefaultAlpha, search.Options{High: 1e6, Error: 1000, Loss: 0.01})
+	if err != nil || f.Rate != 0 {
+		t.Errorf("%.0f connections/s although half of them are missing; %v", f.Rate, err)
+	}
+}
+
+// lossy loses one packet of phase 1.
+type lossy struct{ trialtest.Gateway }
+
+func (l *lossy) Fill(ctx context.Context, n int, rate float64) (trial.Outcome, error) {
+	out, err := l.Gateway.Fill(ctx, n, rate)
+	out.Received[trial.ToResponder]--
+	return out, err
+}
+
 func TestTableCapacity(t *testing.T) {
 	for name, policy := range policies {
 		for _, capacity := range []int{1000, 1023, 4096, 54_321} {

@@ -47,35 +47,46 @@ type Found struct {
 // own rate counts instead.
 const shortfall = 0.02
 
+// heldUpTries is how often a trial is repeated in which the tester was held up.
+const heldUpTries = 3
+
 // Highest runs trials at rates that it chooses. The trial says what came of the
 // rate; a trial that passed at less than it was asked for shows the tester's
-// limit, and ends the search.
+// limit, and ends the search. A tester that has sent as fast before was only
+// held up: the trial says nothing, and is repeated.
 func Highest(ctx context.Context, o Options, run func(ctx context.Context, rate float64) (trial.Outcome, error)) (Found, error) {
 	if err := o.check(); err != nil {
 		return Found{}, err
 	}
 	low, high := o.Low, o.High
 	f := Found{AtLeast: true}
+	fastest := 0.0 // of what the tester has sent at
 	for rate := high; ; rate = (low + high) / 2 {
-		step, err := o.try(ctx, rate, run)
+		step, heldUp, err := o.heard(ctx, rate, fastest, run)
 		if err != nil {
 			return f, err
 		}
+		fastest = math.Max(fastest, step.Offered)
 		f.Steps = append(f.Steps, step)
 		if o.Progress != nil {
 			o.Progress(step)
 		}
-		short := step.Offered < rate*(1-shortfall)
+		short := step.short()
 		if step.Passed {
 			f.Rate = math.Max(f.Rate, math.Min(rate, step.Offered))
-			low = rate
-			if short || rate == o.High {
-				f.AtLeast = true
+			reached := rate
+			if heldUp {
+				reached = math.Max(low, step.Offered)
+			}
+			gain := reached - low
+			low = reached
+			if short && !heldUp || rate == o.High || heldUp && gain <= math.Max(o.Error, o.Relative*low) {
+				f.AtLeast, f.Error = true, high-low
 				return f, nil
 			}
 		} else {
 			f.AtLeast = false
-			if high = rate; short {
+			if high = rate; short && !heldUp {
 				high = math.Max(step.Offered, low)
 			}
 		}
@@ -83,6 +94,22 @@ func Highest(ctx context.Context, o Options, run func(ctx context.Context, rate 
 			return f, nil
 		}
 	}
+}
+
+// short says whether the tester sent slower than it was asked to.
+func (s Step) short() bool { return s.Offered < s.Rate*(1-shortfall) }
+
+// heard is a trial in which the tester was not held up, if one of some is such.
+func (o Options) heard(ctx context.Context, rate, fastest float64, run func(context.Context, float64) (trial.Outcome, error)) (s Step, heldUp bool, err error) {
+	for range 1 + heldUpTries {
+		if s, err = o.try(ctx, rate, run); err != nil {
+			return s, false, err
+		}
+		if heldUp = s.short() && fastest >= rate*(1-shortfall); !heldUp {
+			break
+		}
+	}
+	return s, heldUp, nil
 }
 
 func (o Options) check() error {
@@ -110,6 +137,9 @@ func (o Options) try(ctx context.Context, rate float64, run func(context.Context
 			return Step{}, err
 		}
 		out, err := run(ctx, rate)
+		if err == nil {
+			err = ctx.Err() // a trial cut short has no result
+		}
 		if err != nil {
 			return Step{}, fmt.Errorf("trial at %.0f/s: %w", rate, err)
 		}

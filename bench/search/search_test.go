@@ -113,3 +113,50 @@ func TestErrorsAndCancellation(t *testing.T) {
 		t.Errorf("a cancelled search ends with %v", err)
 	}
 }
+
+// A tester that was held up in one trial has no limit there: neither what
+// passed nor what was lost then ends the search.
+func TestHeldUp(t *testing.T) {
+	for name, lost := range map[string]uint64{"and passed": 0, "and lost": 5000} {
+		for at := 2; at <= 6; at++ {
+			device, calls := limited(700_000, 1e9), 0
+			f, err := Highest(context.Background(), Options{High: 1e6, Error: 1, Relative: 0.01}, func(ctx context.Context, rate float64) (trial.Outcome, error) {
+				if calls++; calls == at {
+					out, err := device(ctx, rate*0.6)
+					out.Received[0] -= lost
+					return out, err
+				}
+				return device(ctx, rate)
+			})
+			if err != nil || f.AtLeast || math.Abs(f.Rate-700_000) > 7001 || f.Error <= 0 {
+				t.Errorf("held up in trial %d %s: %+v, %v", at, name, f, err)
+			}
+		}
+	}
+}
+
+// One that is always held up finds what it can, and says no more than that.
+func TestAlwaysHeldUp(t *testing.T) {
+	device, calls := limited(700_000, 1e9), 0
+	f, err := Highest(context.Background(), Options{High: 1e6, Error: 1, Relative: 0.01}, func(ctx context.Context, rate float64) (trial.Outcome, error) {
+		if calls++; calls > 1 {
+			rate *= 0.9
+		}
+		return device(ctx, rate)
+	})
+	if err != nil || f.Rate > 700_000 || f.Rate < 650_000 || f.Rate+f.Error < 700_000 || len(f.Steps) > 10 {
+		t.Errorf("%+v after %d trials, %v", f, calls, err)
+	}
+}
+
+// A trial that was interrupted passes nothing.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	f, err := Highest(ctx, Options{High: 1e6, Error: 1}, func(ctx context.Context, rate float64) (trial.Outcome, error) {
+		cancel()
+		return limited(1e9, 1e9)(ctx, rate)
+	})
+	if !errors.Is(err, context.Canceled) || f.Rate != 0 || len(f.Steps) != 0 {
+		t.Errorf("%+v, %v", f, err)
+	}
+}

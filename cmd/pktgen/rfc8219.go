@@ -223,10 +223,9 @@ func (fs *rfc8219Flags) test(ctx context.Context, t *generator.Tester, o rfc8219
 	}
 	if tests["loss"] {
 		points, err := rfc8219.FrameLossRate(ctx, t, o)
-		if err != nil {
+		if r.Loss = points; err != nil {
 			return err
 		}
-		r.Loss = points
 	}
 	if rate == 0 {
 		return nil // nothing passed: there is no rate at which to measure delays
