@@ -9,6 +9,7 @@ package rfc9693
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -59,9 +60,26 @@ func establish(ctx context.Context, dev Device, connections int, rate, alpha, lo
 	return out, nil
 }
 
+// prepareTries is how often Prepare begins anew: a tester or device that was held
+// up for a moment has lost something at any rate.
+const prepareTries = 3
+
 // Prepare is phase 1 before phase 2: an empty table is filled at a rate that is
-// safely below the establishment rate (§4.2). A lost connection is an error.
-func Prepare(ctx context.Context, dev Device, connections int, rate float64) error {
+// safely below the establishment rate (§4.2). It is an error if connections are
+// lost each time.
+func Prepare(ctx context.Context, dev Device, connections int, rate float64) (err error) {
+	for range prepareTries {
+		if err = prepare(ctx, dev, connections, rate); !errors.Is(err, errRate) || ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
+}
+
+// errRate: something was lost.
+var errRate = errors.New("choose a lower rate")
+
+func prepare(ctx context.Context, dev Device, connections int, rate float64) error {
 	if _, err := dev.Empty(ctx); err != nil {
 		return fmt.Errorf("empty the connection tracking table: %w", err)
 	}
@@ -70,7 +88,7 @@ func Prepare(ctx context.Context, dev Device, connections int, rate float64) err
 		return fmt.Errorf("phase 1 with %d connections: %w", connections, err)
 	}
 	if sent, received := out.Total(); received < sent || sent < uint64(connections) {
-		return fmt.Errorf("phase 1: %d connections, %d frames sent at %.0f/s, %d arrived: choose a lower rate", connections, sent, rate, received)
+		return fmt.Errorf("phase 1: %d connections, %d frames sent at %.0f/s, %d arrived: %w", connections, sent, rate, received, errRate)
 	}
 	return nil
 }

@@ -93,7 +93,6 @@ func (f *flowFlags) declareFlows(fs *commandline.Flags) {
 	fs.StringVar(&f.srcPorts, "src-ports", "1024-65535", "source ports, of ICMP identifiers: a `RANGE` or a number")
 	fs.StringVar(&f.dstPorts, "dst-ports", "9", "destination ports, a `RANGE` or a number")
 	fs.Uint64Var(&f.flows, "flows", 1, "`number` of flows: that many combinations of addresses and ports, source ports first; 0: all")
-	fs.StringVar(&f.order, "order", "random", "`ORDER` of the flows: random (RFC 4814: each once, then all again) or sequential")
 	fs.Uint64Var(&f.seed, "seed", 1, "`number` that chooses the random order")
 	fs.StringVar(&f.protocol, "protocol", "udp", "`PROTOCOL`: udp, tcp, tcp-syn or icmp")
 	fs.StringVar(&f.srcMAC, "src-mac", "", "source Ethernet address, `MAC` (default the interface's)")
@@ -102,6 +101,7 @@ func (f *flowFlags) declareFlows(fs *commandline.Flags) {
 
 // declareStream are the flags that say how they are sent.
 func (f *flowFlags) declareStream(fs *commandline.Flags) {
+	fs.StringVar(&f.order, "order", "random", "`ORDER` of the flows: random (RFC 4814: each once, then all again) or sequential")
 	fs.IntVar(&f.size, "size", 0, "`OCTETS` of a frame, Ethernet header included, check sequence not (default the smallest that holds a stamp: 80 for UDP over IPv6, 60 over IPv4)")
 	fs.StringVar(&f.imix, "imix", "", "sizes in a `MIX` instead: simple (7:4:1), letters of RFC 6985 such as aaafg, or shares such as 7x80,4x590,1x1514")
 	fs.StringVar(&f.rate, "rate", "max", "packets per second in each direction: max, or a `RATE` such as 250000, 250k or 1.5M")

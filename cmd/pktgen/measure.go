@@ -108,22 +108,27 @@ func newMeasureFlags(stdout, stderr io.Writer) *measureFlags {
 	fs := &measureFlags{sendFlags: sendFlags{Flags: newFlags("measure",
 		"Sends stamped frames on one interface, receives them on another (or the same), and reports loss, duplication, reordering\nand delay."+flowsHelp+"\n"+measureExamples,
 		"measure --tx IF --rx IF [FLAGS]", stdout, stderr)}}
-	fs.declareEnds("forward")
+	fs.declareEnds()
+	fs.declareWays("forward")
+	fs.BoolVar(&fs.verify, "verify", false, "check the checksums of all that is received")
 	fs.declare()
 	return fs
 }
 
 // declareEnds are the flags about both sides of the device.
-func (fs *measureFlags) declareEnds(direction string) {
+func (fs *measureFlags) declareEnds() {
 	fs.StringVar(&fs.tx, "tx", "", "interface `IF` of the near side, which begins all flows")
 	fs.StringVar(&fs.txNamespace, "tx-netns", "", "network `NAMESPACE` of --tx: a name below /run/netns or a path")
 	fs.StringVar(&fs.rx, "rx", "", "interface `IF` of the far side")
 	fs.StringVar(&fs.rxNamespace, "rx-netns", "", "network `NAMESPACE` of --rx")
-	fs.StringVar(&fs.direction, "direction", direction, "`DIRECTION` to measure: forward (or 6to4) from --tx to --rx, return (or 4to6), or both")
-	fs.StringVar(&fs.learnRate, "learn-rate", "50k", "`RATE` of the first phase, in which each flow is sent once")
 	fs.StringVar(&fs.returnMAC, "return-mac", "", "destination Ethernet address of what --rx sends, `MAC` (default by the kernel's route)")
 	fs.DurationVar(&fs.wait, "wait", 2*time.Second, "`TIME` to wait for late packets, if any are missing (RFC 2544 section 23)")
-	fs.BoolVar(&fs.verify, "verify", false, "check the checksums of all that is received")
+}
+
+// declareWays are the flags about the directions and how the flows are opened.
+func (fs *measureFlags) declareWays(direction string) {
+	fs.StringVar(&fs.direction, "direction", direction, "`DIRECTION` to measure: forward (or 6to4) from --tx to --rx, return (or 4to6), or both")
+	fs.StringVar(&fs.learnRate, "learn-rate", "50k", "`RATE` of the first phase, in which each flow is sent once")
 }
 
 var directions = map[string]trial.Direction{
@@ -147,8 +152,11 @@ func runMeasure(ctx context.Context, args []string, stdout, stderr io.Writer) in
 // plan is what the flags ask for. learn is the rate of the first phase, 0 if
 // there is none.
 func (fs *measureFlags) plan() (c generator.Config, run generator.Run, learn float64, err error) {
-	c, direction, learn, err := fs.ends()
+	direction, learn, err := fs.ways()
 	if err != nil {
+		return c, run, 0, err
+	}
+	if c, err = fs.ends(); err != nil {
 		return c, run, 0, err
 	}
 	if run, err = fs.stream(fs.least(&c)); err != nil {
@@ -162,28 +170,31 @@ func (fs *measureFlags) plan() (c generator.Config, run generator.Run, learn flo
 }
 
 // ends is what the flags say of both sides.
-func (fs *measureFlags) ends() (c generator.Config, d trial.Direction, learn float64, err error) {
+func (fs *measureFlags) ends() (c generator.Config, err error) {
 	if fs.tx == "" || fs.rx == "" {
-		return c, d, 0, errors.New("--tx IF and --rx IF are needed; they may be the same")
-	}
-	d, ok := directions[fs.direction]
-	if !ok {
-		return c, d, 0, fmt.Errorf("--direction %q is none of forward, return, both", fs.direction)
+		return c, errors.New("--tx IF and --rx IF are needed; they may be the same")
 	}
 	if c, err = fs.config(); err != nil {
-		return c, d, 0, err
+		return c, err
 	}
 	c.Responder, c.Wait, c.Verify = fs.endpoint(fs.rx, fs.rxNamespace), fs.wait, fs.verify
-	if c.ResponderLink.Dst, err = parseMAC("return-mac", fs.returnMAC); err != nil {
-		return c, d, 0, err
+	c.ResponderLink.Dst, err = parseMAC("return-mac", fs.returnMAC)
+	return c, err
+}
+
+// ways is what the flags say of directions and of the first phase.
+func (fs *measureFlags) ways() (d trial.Direction, learn float64, err error) {
+	d, ok := directions[fs.direction]
+	if !ok {
+		return d, 0, fmt.Errorf("--direction %q is none of forward, return, both", fs.direction)
 	}
 	if learn, err = parseRate(fs.learnRate); err == nil && learn == 0 {
 		err = errors.New("give a rate, at which nothing is lost")
 	}
 	if err != nil {
-		return c, d, 0, fmt.Errorf("--learn-rate: %w", err)
+		return d, 0, fmt.Errorf("--learn-rate: %w", err)
 	}
-	return c, d, learn, nil
+	return d, learn, nil
 }
 
 // measure does what was asked for and prints what came of it.

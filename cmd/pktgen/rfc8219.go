@@ -32,7 +32,11 @@ Examples:
 
 // rfcSizes are those of RFC 8219 §5.1.1 for Ethernet, less the frame check
 // sequence of 4 octets; the first is made larger where a stamp needs it.
-var rfcSizes = []int{80, 124, 252, 508, 1020, 1276, 1514}
+var rfcSizes = []int{80, 124, 252, 508, 764, 1020, 1276, 1514}
+
+// rfcTags is how many frames the RFC wants to be tagged at least; the tester
+// stamps all.
+const rfcTags = 500
 
 // tests of RFC 8219, in the order in which they run.
 var rfc8219Tests = []string{"throughput", "loss", "latency", "pdv"}
@@ -41,13 +45,14 @@ type rfc8219Flags struct {
 	measureFlags
 	tests, sizes, maxRate, streamRate string
 	acceptable, relative              float64
-	repetitions, again, tags          int
+	repetitions, again                int
 	trial, stream                     time.Duration
 }
 
 func newRFC8219Flags(stdout, stderr io.Writer) *rfc8219Flags {
 	fs := &rfc8219Flags{measureFlags: measureFlags{sendFlags: sendFlags{Flags: newFlags("rfc8219", rfc8219Help, "rfc8219 --tx IF --rx IF [FLAGS]", stdout, stderr)}}}
-	fs.declareEnds("both")
+	fs.declareEnds()
+	fs.declareWays("both")
 	fs.flowFlags.declareFlows(fs.Flags)
 	fs.portFlags.declare(fs.Flags)
 	fs.BoolVar(&fs.json, "json", false, "print the results as one JSON object")
@@ -61,7 +66,6 @@ func newRFC8219Flags(stdout, stderr io.Writer) *rfc8219Flags {
 	fs.DurationVar(&fs.trial, "trial", time.Minute, "`TIME` of a trial of throughput and frame loss")
 	fs.DurationVar(&fs.stream, "stream", time.Minute, "`TIME` of a stream for PDV, and half that of one for latency")
 	fs.IntVar(&fs.repetitions, "repetitions", 20, "`number` of streams for latency, and for PDV")
-	fs.IntVar(&fs.tags, "tags", 500, "`number` of frames in the second half of a latency stream whose delays count at least")
 	return fs
 }
 
@@ -91,7 +95,11 @@ func runRFC8219(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	if code, ok := fs.Read(args); !ok {
 		return code
 	}
-	c, direction, learn, err := fs.ends()
+	direction, learn, err := fs.ways()
+	if err != nil {
+		return fs.Misuse(err.Error())
+	}
+	c, err := fs.ends()
 	if err != nil {
 		return fs.Misuse(err.Error())
 	}
@@ -116,10 +124,10 @@ func runRFC8219(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	if ctx.Err() != nil && len(r.Sizes) > 0 {
 		r.Interrupted, err = true, nil
 	}
-	if err != nil {
-		return fs.Fail(err)
+	if len(r.Sizes) > 0 { // also after an error: what was measured until then
+		err = errors.Join(err, r.print(stdout, fs.json))
 	}
-	if err := r.print(stdout, fs.json); err != nil {
+	if err != nil {
 		return fs.Fail(err)
 	}
 	return commandline.OK
@@ -149,18 +157,21 @@ func (fs *rfc8219Flags) options(d trial.Direction, least int) (all []rfc8219.Opt
 	if (tests["latency"] || tests["pdv"]) && !tests["throughput"] && fs.streamRate == "" {
 		return nil, nil, errors.New("--tests: latency and pdv need the throughput, or a --stream-rate")
 	}
-	if fs.trial <= 0 || fs.stream <= 0 || fs.repetitions < 1 || fs.tags < 1 {
-		return nil, nil, errors.New("--trial, --stream, --repetitions and --tags must be above 0")
+	if fs.trial <= 0 || fs.stream <= 0 || fs.repetitions < 1 {
+		return nil, nil, errors.New("--trial, --stream and --repetitions must be above 0")
 	}
 	if !(fs.acceptable >= 0 && fs.acceptable < 1) || !(fs.relative > 0 && fs.relative < 1) || fs.again < 0 {
 		return nil, nil, errors.New("--loss and --precision are shares between 0 and 1, --verify-loss is 0 or more")
+	}
+	if rate, err := parseRate(fs.streamRate); fs.streamRate != "" && (err != nil || rate == 0) {
+		return nil, nil, fmt.Errorf("--stream-rate %q: give frames per second such as 100k", fs.streamRate)
 	}
 	sizes, err := parseFrameSizes(fs.sizes, least)
 	for _, size := range sizes {
 		all = append(all, rfc8219.Options{
 			Size: size, Direction: d, Trial: fs.trial,
 			Search:  search.Options{High: most, Error: 1, Relative: fs.relative, Loss: fs.acceptable, Verify: fs.again},
-			Latency: rfc8219.Stream{Duration: 2 * fs.stream, TagAfter: fs.stream, Tags: fs.tags, Repetitions: fs.repetitions},
+			Latency: rfc8219.Stream{Duration: 2 * fs.stream, TagAfter: fs.stream, Tags: rfcTags, Repetitions: fs.repetitions},
 			PDV:     rfc8219.Stream{Duration: fs.stream, Repetitions: fs.repetitions},
 		})
 	}

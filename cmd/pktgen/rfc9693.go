@@ -9,6 +9,7 @@ import (
 	"io"
 	"os/exec"
 	"text/tabwriter"
+	"time"
 
 	"handoff64/bench/generator"
 	"handoff64/bench/rfc9693"
@@ -37,7 +38,7 @@ type rfc9693Flags struct {
 
 func newRFC9693Flags(stdout, stderr io.Writer) *rfc9693Flags {
 	fs := &rfc9693Flags{measureFlags: measureFlags{sendFlags: sendFlags{Flags: newFlags("rfc9693", rfc9693Help, "rfc9693 --tx IF --rx IF --empty COMMAND [FLAGS]", stdout, stderr)}}}
-	fs.declareEnds("both")
+	fs.declareEnds()
 	fs.flowFlags.declareFlows(fs.Flags)
 	fs.portFlags.declare(fs.Flags)
 	fs.BoolVar(&fs.json, "json", false, "print the results as one JSON object")
@@ -77,13 +78,14 @@ func runRFC9693(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	}
 	r := rfc9693Result{Connections: p.config.Flows.Len(), Protocol: fs.protocol, Validation: fs.alpha}
 	err = p.run(ctx, &r)
-	if ctx.Err() != nil && (r.Establishment != nil || r.TearDown != nil) {
+	some := r.Establishment != nil || r.TearDown != nil || r.Capacity != nil
+	if ctx.Err() != nil && some {
 		r.Interrupted, err = true, nil
 	}
-	if err != nil {
-		return fs.Fail(err)
+	if some { // also after an error: what was measured until then
+		err = errors.Join(err, r.print(stdout, fs.json))
 	}
-	if err := r.print(stdout, fs.json); err != nil {
+	if err != nil {
 		return fs.Fail(err)
 	}
 	return commandline.OK
@@ -106,7 +108,7 @@ func (fs *rfc9693Flags) plan() (p rfc9693Plan, err error) {
 	if fs.empty == "" {
 		return p, errors.New("--empty COMMAND is missing: how is the device's table emptied?")
 	}
-	if p.config, _, _, err = fs.ends(); err != nil {
+	if p.config, err = fs.ends(); err != nil {
 		return p, err
 	}
 	if p.tests, err = parseTests(fs.tests, rfc9693Tests); err != nil {
@@ -189,6 +191,7 @@ func shell(ctx context.Context, command string) error {
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", command)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said
+	cmd.WaitDelay = time.Second // for what a killed shell has started
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("--empty %q: %w: %s", command, err, bytes.TrimSpace(said.Bytes()))
 	}

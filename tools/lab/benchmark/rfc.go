@@ -29,7 +29,7 @@ func (o *Options) rfc(ctx context.Context, r *RFC) error {
 		for _, direction := range []string{"6to4", "4to6"} {
 			var one RFC8219
 			if err := pktgen(l, &one, "rfc8219", "--direction", direction, "--flows", "10000", "--sizes", "80,1514", "--max-rate", "1M", "--loss", "0.001", "--verify-loss", "1",
-				"--trial", "500ms", "--stream", "500ms", "--repetitions", "3", "--wait", "300ms"); err != nil {
+				"--trial", "1s", "--stream", "500ms", "--repetitions", "3", "--wait", "300ms"); err != nil {
 				return err
 			}
 			r.RFC8219 = append(r.RFC8219, one)
