@@ -191,7 +191,7 @@ func (b *Benchmarks) plotCost(path string) error {
 	p.Legend.Add("goal", goal)
 	p.Y.Min = 0
 	steps(p, 20)
-	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.Top, p.Legend.Left, p.Legend.XOffs = true, true, 2*vg.Millimeter
 	return savePlot(p, path)
 }
 
@@ -232,7 +232,7 @@ func (d *Devices) plotThroughput(path string) error {
 		p.Legend.Add(fmt.Sprintf("%s octets", thousands(float64(frames[i]))), bars)
 	}
 	p.NominalX(names...)
-	p.Y.Min = 0
+	p.Y.Min, p.Y.Max = 0, 1.2*p.Y.Max // room for the legend
 	steps(p, 0.2)
 	p.Legend.Top = true
 	return savePlot(p, path)
@@ -273,6 +273,6 @@ func (d *Devices) plotLatency(path string) error {
 		ticks = append(ticks, plot.Tick{Value: far(percent), Label: label})
 	}
 	p.X.Tick.Marker = plot.ConstantTicks(ticks)
-	p.Legend.Top, p.Legend.Left = true, true
+	p.Legend.Top, p.Legend.Left, p.Legend.XOffs = true, true, 2*vg.Millimeter
 	return savePlot(p, path)
 }

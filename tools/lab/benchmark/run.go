@@ -157,10 +157,10 @@ func (o *Options) header() (h Header, err error) {
 func (o *Options) devices(ctx context.Context) (string, compare.Results, error) {
 	c := compare.Options{
 		Name: "nat64bench", Binaries: o.Binaries, Pktgen: o.Pktgen, Log: o.Log,
-		Queues: []int{1}, Counters: []string{"device"}, Rounds: 5, Window: 240 * time.Millisecond,
+		Queues: []int{1}, Counters: []string{"device"}, Rounds: 4, Window: 240 * time.Millisecond,
 	}
 	r, err := compare.Run(ctx, c)
-	return "bin/nat64lab compare --queues 1 --counters device --rounds 5 --window 240ms", r, err
+	return "bin/nat64lab compare --queues 1 --counters device --rounds 4 --window 240ms", r, err
 }
 
 // tunnels compares servers that translate for themselves with tunnels.
